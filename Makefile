@@ -1,0 +1,52 @@
+# Needs make and Python 3.10 or newer, nothing else. Each target sets up what it needs, once, in .venv.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint clean
+
+help:
+	@echo "make demo    watch connections being dropped by misbehaving servers, and what is told about it"
+	@echo "make test    run the tests            (some of them: make test ARGS='tests/unit -x')"
+	@echo "make lint    ruff, mypy, import-linter"
+	@echo "make clean   remove .venv, caches and build output"
+	@echo
+	@echo "Another Python: make test PYTHON=python3.12   (after 'make clean' if .venv is there already)"
+
+demo: $(VENV)/.demo
+	@$(VENV)/bin/python examples/demo.py $(ARGS)
+
+test: $(VENV)/.test
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/ruff format --check
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports --no-logo
+
+clean:
+	@rm -rf $(VENV) .ci-cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	@find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The dependency groups of pyproject.toml; asked for one by one, so that the demo need not wait for the test servers.
+$(VENV)/.demo $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(VENV)/.made
+	@echo "Installing what 'make $(MAKECMDGOALS)' needs into $(VENV) ..."
+	@$(PIP) install --editable . --group $*
+	@touch $@
+
+# pip learned --group in 25.1; the one that comes with Python may be older.
+$(VENV)/.made:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "Python 3.10 or newer is needed, and there is no '$(PYTHON)' here." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "Python 3.10 or newer is needed, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+	    "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version) ..."
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(PIP) install --upgrade 'pip>=25.1'
+	@touch $@

@@ -1,0 +1,244 @@
+"""The hooks at a pool's door: ``_get_conn``, ``is_connection_dropped`` and ``_put_conn``.
+
+They run with every request. A clean reuse takes no lock, makes no system call, records no measurement and makes no
+span: it writes into the connection's own record, which no other thread has at that moment.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from time import monotonic_ns
+from typing import Any
+
+from . import _kernel, _urllib3
+from ._ledger import MARK, fin_seen
+from ._lifecycle import SUPPRESSED, DropPhase, Outcome, SetupCause, Use
+from ._records import CheckedOut, ConnectionRecord, Dropped, PoolRecord
+from ._verdicts import close_wait_ns, drop_reason
+from ._watch import MOST_SAMPLES, Watch, type_name
+
+
+class CheckoutHooks:
+    """Tells what each checkout finds, and when each connection comes back."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def make_get_conn(self) -> Callable[..., Any]:
+        """The wrapper of ``_get_conn``."""
+        clock, current_use, samples = monotonic_ns, self._watch.current_use, self._watch.ledger.samples
+        wants_samples, flush, fuse = self._watch.wants_samples, self._watch.flush, self._watch.fuse
+        with_care, no_connection, checked_out = self._get_with_care, self._no_connection, self._checked_out
+
+        def get_conn(wrapped: Any, pool: Any, args: Any, kwargs: Any) -> Any:
+            record = pool.__dict__.get(MARK)
+            if record is None or not record.is_simple:
+                return with_care(wrapped, pool, record, args, kwargs)
+            try:
+                conn = wrapped(*args, **kwargs)
+            except BaseException as error:
+                no_connection(record, error, None)
+                raise
+            try:
+                connection = conn.__dict__.get(MARK)
+                if connection is None or not connection.is_open or connection.returned_at is None:
+                    checked_out(record, conn, None)
+                    return conn
+                now = clock()
+                use = current_use()
+                if use is not SUPPRESSED:
+                    connection.previously_used = connection.last_used
+                    connection.last_used = use
+                    if wants_samples:
+                        samples.append((connection, now - connection.returned_at, use))
+                        if len(samples) >= MOST_SAMPLES:
+                            flush()
+                connection.checked_out_at = now
+                connection.reuses += 1
+                record.book.take(connection)
+            except Exception:
+                fuse.blow()
+            return conn
+
+        return get_conn
+
+    def _get_with_care(self, wrapped: Any, pool: Any, record: PoolRecord | None, args: Any, kwargs: Any) -> Any:
+        started_at = monotonic_ns()
+        try:
+            record = record or self._watch.see(pool)
+        except Exception:
+            self._watch.fuse.blow()
+        if record is None or record.book is None:
+            return wrapped(*args, **kwargs)
+        ticket = object()
+        if record.is_block:
+            record.book.waiting[ticket] = None
+        try:
+            conn = wrapped(*args, **kwargs)
+        except BaseException as error:
+            record.book.waiting.pop(ticket, None)
+            self._no_connection(record, error, started_at)
+            raise
+        record.book.waiting.pop(ticket, None)
+        try:
+            self._checked_out(record, conn, started_at)
+        except Exception:
+            self._watch.fuse.blow()
+        return conn
+
+    def _checked_out(self, pool: PoolRecord, conn: Any, started_at: int | None) -> None:
+        watch = self._watch
+        now = monotonic_ns()
+        use = watch.current_use()
+        drop = self._take_drop()
+        if drop is not None and (drop.connection.pool is not pool or drop.connection.is_open):
+            drop = None  # somebody who patched over the check knew better
+        connection: ConnectionRecord | None = conn.__dict__.get(MARK)
+        lost = watch.take_lost_race(pool, now)
+        idle_ns = None
+        if drop is None and getattr(conn, "sock", None) is not None:
+            outcome = Outcome.REUSED
+            if connection is None or not connection.is_open:
+                connection = watch.adopt(pool, conn)
+            connection.reuses += 1
+            idle_ns = connection.idle_ns(now)
+            if idle_ns is not None and use is not SUPPRESSED:
+                watch.sample((connection, idle_ns, use))
+        else:
+            outcome = Outcome.NEW if drop is None else Outcome.REPLACED
+            connection = watch.new_record(pool, conn)
+            if drop is not None:
+                connection.setup_cause = SetupCause.REPLACED
+                connection.repairs = self._tell_drop(drop, now, use)
+                idle_ns = drop.idle_ns
+            elif lost is not None:
+                connection.setup_cause, connection.repairs = SetupCause.LOST_RACE, lost.span
+        connection.checked_out_at = now
+        if use is not SUPPRESSED:
+            connection.previously_used = connection.last_used
+            connection.last_used = use
+        assert pool.book is not None
+        pool.book.take(connection)
+        if outcome is not Outcome.REUSED or not pool.is_simple:
+            self._tell(pool, outcome, started_at, now, idle_ns, use)
+
+    def _no_connection(self, pool: PoolRecord, error: BaseException, started_at: int | None) -> None:
+        try:
+            now = monotonic_ns()
+            use = self._watch.current_use()
+            drop = self._take_drop()
+            idle_ns = None
+            if drop is not None:
+                outcome, idle_ns = Outcome.REPLACED, drop.idle_ns
+                self._tell_drop(drop, now, use)
+            elif _urllib3.found_pool_closed(error):
+                outcome = Outcome.POOL_CLOSED
+            elif pool.is_block:
+                # EmptyPoolError; or the wait was broken off, by gevent's Timeout or a KeyboardInterrupt.
+                outcome = Outcome.TIMED_OUT
+            else:
+                outcome = Outcome.NEW  # nothing usable was pooled, and making an object failed
+            self._tell(pool, outcome, started_at, now, idle_ns, use, type_name(error))
+        except Exception:
+            self._watch.fuse.blow()
+
+    def _tell(
+        self,
+        pool: PoolRecord,
+        outcome: Outcome,
+        started_at: int | None,
+        now: int,
+        idle_ns: int | None,
+        use: Use,
+        error: str | None = None,
+    ) -> None:
+        started_at = now if started_at is None else started_at
+        waited_ns = now - started_at if pool.is_block else None
+        self._watch.tell_checkout(CheckedOut(pool, outcome, started_at, now, idle_ns, waited_ns, use, error))
+
+    # Drops
+
+    def is_connection_dropped(self, wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+        """The wrapper of ``is_connection_dropped``: the one moment at which the dropped socket is still open."""
+        is_dropped = wrapped(*args, **kwargs)
+        if is_dropped:
+            try:
+                self._found_dropped(args[0] if args else kwargs["conn"])
+            except Exception:
+                self._watch.fuse.blow()
+        return is_dropped
+
+    def _found_dropped(self, conn: Any) -> None:
+        connection: ConnectionRecord | None = conn.__dict__.get(MARK)
+        sock = getattr(conn, "sock", None)
+        if connection is None or not connection.is_open or sock is None:
+            return  # closed on this side, which urllib3 calls dropped too; or a pool that is left alone
+        now = monotonic_ns()
+        state = _kernel.inspect_dropped(sock)
+        idle_ns = connection.idle_ns(now)
+        fin = fin_seen(connection, state, idle_ns)
+        self._watch.local.drop = connection.drop = Dropped(
+            connection,
+            DropPhase.CHECKOUT,
+            drop_reason(state, connection.tls_version),
+            started_at=now,
+            state=state,
+            idle_ns=idle_ns,
+            close_wait_ns=close_wait_ns(state, idle_ns),
+            remote_close_ns=fin.remote_close_ns if fin else None,
+            age_ns=connection.age_ns(now),
+            served=connection.served(),
+        )
+        if fin is not None and self._watch.current_use() is not SUPPRESSED:
+            self._watch.sample(fin)
+
+    def _take_drop(self) -> Dropped | None:
+        local = self._watch.local
+        drop: Dropped | None = getattr(local, "drop", None)
+        local.drop = None
+        return drop
+
+    def _tell_drop(self, drop: Dropped, now: int, use: Use) -> Use:
+        drop = Dropped(**{**vars(drop), "ended_at": now, "use": use})
+        self._watch.ledger.post(drop)
+        self._watch.sample(drop)
+        return self._watch.observe_drop(drop)
+
+    # Return
+
+    def make_put_conn(self, gate: list[bool]) -> Callable[[Any], Any]:
+        """What makes the function in ``_put_conn``'s place out of the original."""
+        clock, returned, fuse = monotonic_ns, self._returned, self._watch.fuse
+
+        def replace(original: Any) -> Any:
+            @functools.wraps(original)
+            def _put_conn(self: Any, conn: Any) -> Any:
+                if gate and conn is not None:
+                    # Before the host's call: after it another thread may have the connection.
+                    try:
+                        connection = conn.__dict__.get(MARK)
+                        if connection is not None and connection.is_open:
+                            now = clock()
+                            connection.use_ns += now - connection.checked_out_at
+                            connection.returned_at = now
+                            connection.pool.book.out.discard(connection)
+                        else:
+                            returned(self, conn, connection, clock())
+                    except Exception:
+                        fuse.blow()
+                return original(self, conn)
+
+            return _put_conn
+
+        return replace
+
+    def _returned(self, pool: Any, conn: Any, connection: ConnectionRecord | None, now: int) -> None:
+        record: PoolRecord | None = pool.__dict__.get(MARK)
+        if record is None or record.book is None:
+            return
+        if connection is not None:
+            record.book.out.discard(connection)
+        if getattr(conn, "sock", None) is not None:
+            # It was out when install() was called, or was opened behind urllib3's back.
+            self._watch.adopt(record, conn).returned_at = now

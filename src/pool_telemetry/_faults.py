@@ -1,0 +1,33 @@
+"""Our faults stay ours: what goes wrong in here is logged once and switched off, and the application goes on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+log = logging.getLogger("pool_telemetry")
+
+
+class Fuse:
+    """Blows at the first fault of one part: logs it with its traceback, and switches that part off.
+
+    Args:
+        part: what is protected, as the log names it.
+        switch_off: called once.
+    """
+
+    def __init__(self, part: str, switch_off: Callable[[], object]) -> None:
+        self._part = part
+        self._switch_off = switch_off
+        self.is_blown = False
+
+    def blow(self) -> None:
+        """Report the exception that is being handled."""
+        if self.is_blown:
+            return
+        self.is_blown = True
+        self._switch_off()
+        log.exception(
+            "pool_telemetry has a fault in %s and has switched it off; the application's requests are not affected",
+            self._part,
+        )

@@ -1,0 +1,144 @@
+"""``install()`` and ``uninstall()``: puts the parts together."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ._settings import Settings
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import TracerProvider
+
+    from ._hooks import Hooks
+    from ._ledger import Ledger
+    from ._metrics import MetricsEmitter
+
+_lock = threading.RLock()
+_ledger: Ledger | None = None
+_hooks: Hooks | None = None
+_emitter: MetricsEmitter | None = None
+
+
+def install(
+    *,
+    spans: str | None = None,
+    metrics: str | None = None,
+    max_upstreams: int | None = None,
+    excluded_hosts: Sequence[str] | str | None = None,
+    wait_threshold: float | None = None,
+    peer_address: bool | None = None,
+    export: bool | None = None,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> None:
+    """Watch urllib3's connection pools in this process, and tell OpenTelemetry.
+
+    Call it once at start-up, before or after the providers are set, from any thread. While installed a second call
+    changes nothing: ``uninstall()`` first to change settings. It starts no thread, timer or signal handler.
+
+    Args:
+        spans: ``"off"``, ``"notable"`` (default: drops, set-ups and long waits) or ``"all"`` (each checkout too).
+        metrics: ``"off"``, ``"core"`` (default) or ``"all"``.
+        max_upstreams: upstreams with figures of their own, 100 by default; the rest share ``_OTHER``.
+        excluded_hosts: shell-style patterns of hosts to leave alone, a list or one string with commas.
+        wait_threshold: seconds, 0.01 by default; a shorter wait for a connection makes no span.
+        peer_address: add ``network.peer.address`` to connection-level metrics, ``False`` by default.
+        export: build SDK providers from the ``OTEL_*`` variables where the application has set none.
+        tracer_provider: instead of the global one.
+        meter_provider: instead of the global one.
+
+    Each setting may be given as an environment variable ``POOL_TELEMETRY_…`` as well; arguments come first.
+
+    Raises:
+        TypeError: an unknown setting, or a value of the wrong type.
+        ValueError: a value that is not allowed.
+        UnsupportedUrllib3Error: a urllib3 whose pool is not known, urllib3-future for one.
+    """
+    settings = Settings.resolve(
+        {
+            "spans": spans,
+            "metrics": metrics,
+            "max_upstreams": max_upstreams,
+            "excluded_hosts": excluded_hosts,
+            "wait_threshold": wait_threshold,
+            "peer_address": peer_address,
+            "export": export,
+        }
+    )
+    _check_provider("tracer_provider", tracer_provider, "get_tracer")
+    _check_provider("meter_provider", meter_provider, "get_meter")
+    with _lock:
+        if _hooks is None:
+            _install(settings, tracer_provider, meter_provider)
+
+
+def uninstall() -> None:
+    """Put urllib3 back as it was, and fall silent; what has been counted so far goes on at the next ``install()``."""
+    global _hooks, _emitter
+    with _lock:
+        if _hooks is None or _ledger is None:
+            return
+        _hooks.take_out()
+        _ledger.detach()
+        if _emitter is not None:
+            _emitter.stop()
+        _hooks = _emitter = None
+
+
+def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None) -> None:
+    global _ledger, _hooks, _emitter
+    # Not at the top: gevent has to patch before urllib3 and ssl are imported, and may do so after us.
+    from time import monotonic_ns
+
+    from . import _urllib3
+
+    _urllib3.check_supported()
+    from ._context import current_use
+    from ._hooks import Hooks
+    from ._ledger import Ledger
+    from ._metrics import MetricsEmitter
+    from ._spans import SpanObserver
+
+    if settings.export:
+        from ._export import build_providers
+
+        build_providers()
+    if _ledger is None:
+        _ledger = Ledger(_urllib3.pooled, _urllib3.is_closed, monotonic_ns)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_start_afresh_in_child)
+    _ledger.max_upstreams = settings.max_upstreams
+    _ledger.by_peer = settings.peer_address
+    emitter = None
+    if settings.metrics != "off":
+        emitter = MetricsEmitter(settings, _ledger)
+    observer = SpanObserver(settings, tracer_provider) if settings.spans != "off" else None
+    hooks = Hooks(
+        _ledger,
+        settings,
+        current_use,
+        observer,
+        emitter.flush if emitter else None,
+        emitter.stop if emitter else lambda: None,
+    )
+    _ledger.attach()
+    hooks.put_in()
+    if emitter is not None:
+        emitter.start(meter_provider)
+    _hooks, _emitter = hooks, emitter
+
+
+def _start_afresh_in_child() -> None:
+    global _lock
+    _lock = threading.RLock()
+    if _ledger is not None:
+        _ledger.reset()
+
+
+def _check_provider(name: str, provider: object, method: str) -> None:
+    if provider is not None and not callable(getattr(provider, method, None)):
+        raise TypeError(f"{name}={provider!r} must be an OpenTelemetry provider, with a method {method}()")

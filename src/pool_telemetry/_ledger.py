@@ -1,0 +1,382 @@
+"""The books: which pools and connections live, and exact totals, by upstream.
+
+Hooks *post* what happened to a deque, which is atomic and safe even inside garbage collection or a signal handler;
+under the lock it is *booked* later, by whoever comes next along a slow path or collects metrics. Nothing else changes
+the books. What a clean reuse counts stays in the connection's own record until the connection is closed.
+
+What threads share, and who writes it:
+    ``_posted``                 any thread appends, the holder of the lock takes out
+    ``Book.out``, ``.waiting``  sets and dicts, changed by single atomic calls
+    ``Book.peaks``              appended by any thread; its maximum counts
+    everything else             the holder of the lock
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from . import _kernel
+from ._lifecycle import (
+    CLOSE_WAIT,
+    OTHER,
+    UNKNOWN_STATE,
+    CloseReason,
+    DropPhase,
+    DropReason,
+    Outcome,
+    SocketState,
+    Upstream,
+)
+from ._records import (
+    ACTIVE,
+    BORN_OPEN,
+    IDLE,
+    MOST_PEERS,
+    Adopted,
+    Book,
+    CheckedOut,
+    Closed,
+    ConnectionRecord,
+    Dropped,
+    FinSeen,
+    Gone,
+    OpenKey,
+    PoolGone,
+    PoolRecord,
+    PoolSeen,
+    SetUp,
+    SocketKey,
+)
+from ._verdicts import close_wait_ns, remote_close_ns
+
+#: The name under which a pool and a connection carry their record, in their ``__dict__``.
+MARK = "_pool_telemetry"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One upstream's figures at one moment: totals since the start, levels now."""
+
+    upstream: Upstream
+    checkouts: dict[Outcome, int]
+    drops: dict[tuple[DropReason, DropPhase], int]
+    opened: int
+    adopted: int
+    closed: dict[CloseReason, int]
+    leaked: int
+    open: dict[OpenKey, int]
+    sockets: dict[SocketKey, int]
+    close_wait_age_ns: int | None
+    pending: int
+    sizes: dict[bool, int]
+    peak: int
+    pools: int
+    creations: int
+    use_ns: int
+
+
+class Ledger:
+    """Books of all upstreams of this process.
+
+    Args:
+        pooled: gives the connections that lie in a pool's queue, ``None`` if the queue cannot be read.
+        is_closed: whether a pool has been closed.
+        clock: monotonic time in nanoseconds.
+    """
+
+    def __init__(
+        self,
+        pooled: Callable[[Any], tuple[Any, ...] | None],
+        is_closed: Callable[[Any], bool],
+        clock: Callable[[], int],
+    ) -> None:
+        self._pooled = pooled
+        self.is_closed = is_closed
+        self._clock = clock
+        self.max_upstreams = 100
+        #: Whether levels are kept apart by the peer's address.
+        self.by_peer = False
+        self.is_attached = False
+        #: What histograms are to be fed with: details, and of a clean reuse (connection, idle ns, use).
+        self.samples: deque[Any] = deque()
+        self._posted: deque[Any] = deque()
+        self._left_alone: dict[Any, PoolRecord] = {}
+        self._clear()
+
+    def _clear(self) -> None:
+        self.process = os.getpid()
+        # A lock that another thread held at the fork would stay locked: the child gets its own.
+        self._lock = threading.Lock()
+        self._naming = threading.RLock()
+        self._holder: int | None = None
+        self.samples.clear()
+        self._posted.clear()
+        self._books: dict[Upstream, Book] = {}
+        self._last: list[Reading] = []
+
+    # What hooks call: never blocks
+
+    def post(self, details: Any) -> None:
+        """Leave something that happened to be booked later; safe wherever Python code can run."""
+        self._posted.append(details)
+
+    def settle(self) -> None:
+        """Book what was posted, unless somebody is at it; then it is theirs to do."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._book()
+            finally:
+                self._lock.release()
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        with self._lock:
+            self._holder = threading.get_ident()
+            try:
+                self._book()
+                yield
+            finally:
+                self._holder = None
+
+    def check_process(self) -> None:
+        """Start with empty books in a forked child, also where no fork hook has run (uWSGI)."""
+        if os.getpid() != self.process:
+            self.reset()
+
+    # Pools
+
+    def open_book(self, upstream: Upstream) -> Book:
+        """The book of an upstream, of ``_OTHER`` when there are too many."""
+        # A lock of its own, which the same thread may enter again: a finaliser that makes a request may run in here.
+        with self._naming:
+            book = self._books.get(upstream)
+            if book is None:
+                if sum(each.address != OTHER for each in self._books) >= self.max_upstreams:
+                    upstream = Upstream(OTHER, None, upstream.scheme)
+                book = self._books.setdefault(upstream, Book(upstream))
+            return book
+
+    def leave_alone(self, reference: Any, record: PoolRecord) -> None:
+        """Remember a pool that is not looked at, to take the mark off it later."""
+        self._left_alone[reference] = record
+
+    def forget_left_alone(self, reference: Any) -> None:
+        """A pool that was left alone is gone."""
+        self._left_alone.pop(reference, None)
+
+    # Uninstalling, installing again, forking
+
+    def detach(self) -> None:
+        """Take our marks off everything that is the application's; the books stay."""
+        with self._held():
+            self.is_attached = False
+            self._unmark()
+
+    def attach(self) -> None:
+        """Take up again what is still there; what ended unobserved is closed for an unknown reason."""
+        self.check_process()
+        with self._held():
+            self.is_attached = True
+            for book in self._books.values():
+                book.waiting.clear()
+                book.out.clear()
+                for pool in tuple(book.pools):
+                    live = pool.pool()
+                    if live is not None:
+                        live.__dict__[MARK] = pool
+                for connection in tuple(book.connections):
+                    conn = connection.conn and connection.conn()
+                    if conn is not None and _same_socket(connection, conn):
+                        # Requests and returns were missed: what rests on them is left out from now on.
+                        connection.adopted, connection.returned_at = True, None
+                        conn.__dict__[MARK] = connection
+                    else:
+                        self._apply(_closed_unseen(connection))
+
+    def reset(self) -> None:
+        """Empty books, as a forked child must have them: the parent tells of its own."""
+        self._unmark()
+        self._clear()
+
+    def _unmark(self) -> None:
+        marked: list[Any] = [pool.pool for book in self._books.values() for pool in book.pools]
+        marked += [each.conn for book in self._books.values() for each in (*book.connections, *book.out)]
+        marked += self._left_alone
+        for reference in marked:
+            live = reference and reference()
+            if live is not None:
+                live.__dict__.pop(MARK, None)
+        self._left_alone.clear()
+
+    # Booking: under the lock
+
+    def _book(self) -> None:
+        while True:
+            try:
+                details = self._posted.popleft()
+            except IndexError:
+                return
+            self._apply(details)
+
+    def _apply(self, details: Any) -> None:
+        if isinstance(details, (PoolSeen, PoolGone)):
+            self._book_pool(details)
+        elif isinstance(details, CheckedOut):
+            if details.outcome is not Outcome.REUSED:  # those are counted by the connection itself
+                _book_of(details).checkouts[details.outcome] += 1
+        else:
+            self._book_connection(_book_of(details.connection), details)
+
+    def _book_pool(self, details: PoolSeen | PoolGone) -> None:
+        book = _book_of(details)
+        if isinstance(details, PoolSeen):
+            book.pools.add(details.pool)
+            book.creations += 1
+        else:
+            book.pools.discard(details.pool)
+
+    def _book_connection(self, book: Book, details: Any) -> None:
+        connection = details.connection
+        if isinstance(details, SetUp):
+            if details.error is None:
+                book.opened += 1
+                book.connections.add(connection)
+        elif isinstance(details, Adopted):
+            book.adopted += 1
+            book.connections.add(connection)
+        elif isinstance(details, Dropped):
+            book.drops[details.reason, details.phase] += 1
+        elif isinstance(details, Closed):
+            if connection in book.connections:  # two threads may close the same one
+                book.connections.discard(connection)
+                book.closed[details.reason] += 1
+                book.use_ns += details.use_ns
+                book.checkouts[Outcome.REUSED] += connection.reuses
+        elif isinstance(details, Gone):
+            if connection in book.connections:
+                # Collected while open: nobody closed it, the socket's own finaliser did.
+                self._apply(_closed_unseen(connection, CloseReason.ABANDONED if details.was_out else None))
+            book.leaked += details.is_leak
+
+    # Reading
+
+    def read(self) -> tuple[list[Reading], list[FinSeen]]:
+        """All figures from one walk, and the FINs that it was the first to see.
+
+        The totals and levels of one reading agree with each other to the last connection.
+        """
+        self.check_process()
+        if self._holder == threading.get_ident():
+            # A signal handler that collects in the middle of this very walk: the last figures are better than a hang.
+            return self._last, []
+        with self._held():
+            fins: list[FinSeen] = []
+            self._last = [self._read_book(book, fins) for book in tuple(self._books.values())]
+            return self._last, fins
+
+    def _read_book(self, book: Book, fins: list[FinSeen]) -> Reading:
+        looks = self._look(book)
+        open_: Counter[OpenKey] = Counter()
+        sockets: Counter[SocketKey] = Counter()
+        oldest = 0
+        now = self._clock()
+        for connection in tuple(book.connections):
+            is_idle, state = looks.get(connection) or (False, UNKNOWN_STATE)
+            level = IDLE if is_idle else ACTIVE
+            peer = connection.peer[0] if self.by_peer and connection.peer else None
+            open_[level, connection.version, peer] += 1
+            sockets[level, state.tcp_state] += 1
+            book.has_tcp_states = book.has_tcp_states or state.tcp_state is not None
+            if is_idle and state.tcp_state == CLOSE_WAIT:
+                idle = connection.idle_ns(now)
+                oldest = max(oldest, close_wait_ns(state, idle) or 0)
+                fin = fin_seen(connection, state, idle)
+                if fin is not None:
+                    fins.append(fin)
+        sizes: Counter[bool] = Counter()
+        pools = 0
+        for pool in tuple(book.pools):
+            live = pool.pool()
+            if live is not None and not self.is_closed(live):
+                pools += 1
+                sizes[pool.is_block] += pool.size
+        if len(book.open_keys) > MOST_PEERS:  # a rotating set of addresses must not grow for ever
+            book.open_keys = dict.fromkeys(BORN_OPEN)
+        book.open_keys.update(dict.fromkeys(open_))
+        book.socket_keys.update(dict.fromkeys(sockets))
+        book.size_keys.update(dict.fromkeys(sizes))
+        checkouts = Counter(book.checkouts)
+        checkouts[Outcome.REUSED] += sum(each.reuses for each in book.connections)
+        return Reading(
+            upstream=book.upstream,
+            checkouts={outcome: checkouts[outcome] for outcome in Outcome},
+            drops={(reason, phase): book.drops[reason, phase] for reason in DropReason for phase in DropPhase},
+            opened=book.opened,
+            adopted=book.adopted,
+            closed={reason: book.closed[reason] for reason in CloseReason},
+            leaked=book.leaked,
+            open={key: open_[key] for key in book.open_keys},
+            sockets={key: sockets[key] for key in book.socket_keys},
+            close_wait_age_ns=oldest if book.has_tcp_states else None,
+            pending=len(book.waiting),
+            sizes={is_block: sizes[is_block] for is_block in book.size_keys},
+            peak=max(book.peaks, default=0),
+            pools=pools,
+            creations=book.creations,
+            use_ns=book.use_ns + sum(each.use_ns for each in book.connections),
+        )
+
+    def _look(self, book: Book) -> dict[ConnectionRecord, tuple[bool, SocketState]]:
+        """By connection: whether it lies in its pool, and its socket's state. Books what ended meanwhile."""
+        queues: dict[PoolRecord, set[int] | None] = {}
+        for pool in tuple(book.pools):
+            live = pool.pool()
+            lying = () if live is None else self._pooled(live)
+            queues[pool] = None if lying is None else {id(conn) for conn in lying}
+        looks = {}
+        strangers = []
+        for connection in tuple(book.connections):
+            conn = connection.conn and connection.conn()
+            if conn is None or not _same_socket(connection, conn):
+                strangers.append((connection, conn))
+                continue
+            lying_here = queues.get(connection.pool)
+            is_idle = connection not in book.out if lying_here is None else id(conn) in lying_here
+            looks[connection] = is_idle, _kernel.read_state(conn.sock)
+        if strangers:
+            # A close posts before it acts, so that what ended properly is booked by now. The rest lost its socket
+            # behind urllib3's back.
+            self._book()
+            for connection, conn in strangers:
+                if connection in book.connections and conn is not None:
+                    connection.is_open = False
+                    self._apply(_closed_unseen(connection))
+        return looks
+
+
+def fin_seen(connection: ConnectionRecord, state: SocketState, idle_ns: int | None) -> FinSeen | None:
+    """When the peer's FIN came, for the first who asks; ``None`` where that cannot be known."""
+    if connection.pool.is_proxied:
+        return None
+    fin = remote_close_ns(state, idle_ns, connection.tls_version)
+    return FinSeen(connection, fin) if fin is not None and connection.claim_fin() else None
+
+
+def _book_of(details: Any) -> Book:
+    book: Book = details.pool.book
+    return book
+
+
+def _same_socket(connection: ConnectionRecord, conn: Any) -> bool:
+    sock = getattr(conn, "sock", None)
+    return sock is not None and (connection.sock is None or connection.sock() is sock)
+
+
+def _closed_unseen(connection: ConnectionRecord, reason: CloseReason | None = None) -> Closed:
+    return Closed(connection, reason or CloseReason.UNKNOWN, None, None, connection.use_ns)

@@ -1,0 +1,290 @@
+"""Metrics: observable instruments read the ledger, histograms are fed from its samples when metrics are collected.
+
+Nothing is recorded while a request runs, but for the one in ``MOST_SAMPLES`` that finds the buffer full.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar
+
+from opentelemetry import metrics, trace
+from opentelemetry.context import Context
+from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation
+
+from . import _semconv as names
+from ._faults import Fuse
+from ._ledger import Ledger, Reading
+from ._lifecycle import OTHER, SUPPRESSED, DropPhase, Upstream, Use
+from ._records import CheckedOut, Closed, ConnectionRecord, Dropped, FinSeen, PoolRecord, SetUp
+from ._semconv import Metric, upstream_attributes
+from ._settings import Settings
+from ._version import __version__
+
+Attributes = dict[str, Any]
+_SECOND = 1e9
+
+
+class MetricsEmitter:
+    """Feeds one meter provider from a ledger, while it is the active one.
+
+    Args:
+        settings: which metrics, and whether connections carry their peer.
+        ledger: read by the callbacks.
+    """
+
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._instruments: Instruments | None = None
+        self._readings: list[Reading] = []
+        self._served: set[str] = set()
+        self._fuse = Fuse("the recording of metrics", ledger.samples.clear)
+
+    def start(self, meter_provider: MeterProvider | None) -> None:
+        """Make the instruments of a meter provider that it does not have yet, and feed them from now on."""
+        wanted = [metric for metric in names.METRICS if metric.is_core or self._settings.metrics == "all"]
+        self._instruments = Instruments.of(meter_provider)
+        self._instruments.ensure(wanted)
+        self._instruments.source = self
+
+    def stop(self) -> None:
+        """Fall silent; the instruments stay, for one that is made twice would lose its callback."""
+        if self._instruments is not None and self._instruments.source is self:
+            self._instruments.source = None
+
+    # Observable instruments
+
+    def observe(self, metric: Metric) -> Iterable[Observation]:
+        """The points of one observable instrument.
+
+        All instruments of one collection are served from one walk: the first that asks a second time starts the next.
+        """
+        if not self._served or metric.name in self._served:
+            self._served = set()
+            self._readings, fins = self._ledger.read()
+            self._ledger.samples.extend(fins)
+            self.flush()
+        self._served.add(metric.name)
+        points = _POINTS[metric]
+        return [
+            Observation(value, {**_upstream_attributes(reading.upstream), **attributes})
+            for reading in self._readings
+            for attributes, value in points(reading)
+        ]
+
+    # Histograms
+
+    def flush(self) -> None:
+        """Record the samples that have gathered; drop them where no SDK would take them."""
+        samples = self._ledger.samples
+        if self._fuse.is_blown or self._instruments is None or not self._instruments.has_sdk():
+            samples.clear()
+            return
+        try:
+            while True:
+                try:
+                    sample = samples.popleft()
+                except IndexError:
+                    return
+                self._record(sample)
+        except Exception:
+            self._fuse.blow()
+
+    def _record(self, sample: Any) -> None:
+        if isinstance(sample, tuple):
+            connection, idle_ns, use = sample
+            self._put(names.IDLE_TIME, idle_ns, connection, use, {names.OUTCOME: "reused"})
+        elif isinstance(sample, Dropped):
+            if sample.phase is DropPhase.CHECKOUT:
+                replaced = {names.OUTCOME: "replaced"}
+                self._put(names.IDLE_TIME, sample.idle_ns, sample.connection, sample.use, replaced)
+                self._put(names.CLOSE_WAIT_TIME, sample.close_wait_ns, sample.connection, sample.use)
+        elif isinstance(sample, FinSeen):
+            self._put(names.REMOTE_CLOSE, sample.remote_close_ns, sample.connection, None)
+        elif isinstance(sample, CheckedOut):
+            attributes = {} if sample.error is None else {names.ERROR_TYPE: sample.error}
+            self._put(names.WAIT, sample.waited_ns, sample.pool, sample.use, attributes)
+        elif isinstance(sample, SetUp):
+            self._record_setup(sample)
+        elif isinstance(sample, Closed):
+            version = {names.PROTOCOL_VERSION: sample.connection.version}
+            self._put(names.LIFE, sample.age_ns, sample.connection, None, version)
+            self._put(names.REQUESTS, sample.served, sample.connection, None, scale=1)
+
+    def _record_setup(self, set_up: SetUp) -> None:
+        attributes = {names.SETUP_CAUSE: set_up.cause.value}
+        if set_up.error is not None:
+            attributes[names.ERROR_TYPE] = set_up.error
+        took_ns = set_up.ended_at - set_up.started_at
+        self._put(names.SETUP, took_ns, set_up.connection, set_up.use, attributes)
+        for phase in set_up.phases:
+            attributes = {names.SETUP_PHASE: phase.name.value}
+            if phase.error is not None:
+                attributes[names.ERROR_TYPE] = phase.error
+            took_ns = phase.ended_at - phase.started_at
+            self._put(names.PHASE, took_ns, set_up.connection, set_up.use, attributes)
+
+    def _put(
+        self,
+        metric: Metric,
+        value: int | None,
+        of: ConnectionRecord | PoolRecord,
+        use: Use,
+        attributes: Attributes | None = None,
+        scale: float = _SECOND,
+    ) -> None:
+        assert self._instruments is not None
+        histogram = self._instruments.histograms.get(metric.name)
+        if value is None or use is SUPPRESSED or histogram is None:
+            return
+        pool = of.pool if isinstance(of, ConnectionRecord) else of
+        assert pool.book is not None
+        every = {**_upstream_attributes(pool.book.upstream), **(attributes or {})}
+        if self._settings.peer_address and isinstance(of, ConnectionRecord) and of.peer is not None:
+            every[names.PEER_ADDRESS] = of.peer[0]
+        histogram.record(value if scale == 1 else value / scale, every, _exemplar_context(use))
+
+
+def _upstream_attributes(upstream: Upstream) -> Attributes:
+    attributes = upstream_attributes(upstream)
+    return attributes if upstream.address != OTHER else {**attributes, names.METRIC_OVERFLOW: True}
+
+
+def _exemplar_context(use: Use) -> Context:
+    # The sample is recorded later, in the collecting thread: its exemplar must lead to the request's trace.
+    if use is None:
+        return Context()
+    return trace.set_span_in_context(trace.NonRecordingSpan(use), Context())
+
+
+class Instruments:
+    """The instruments of one meter provider, made once: a second observable of the same name would stay mute.
+
+    Attributes:
+        source: who answers the callbacks; nobody does after ``uninstall()``.
+    """
+
+    _made: ClassVar[weakref.WeakKeyDictionary[MeterProvider, Instruments]] = weakref.WeakKeyDictionary()
+
+    def __init__(self, meter_provider: MeterProvider) -> None:
+        self._provider = weakref.ref(meter_provider)
+        self._meter: Meter = metrics.get_meter(names.SCOPE, __version__, meter_provider, schema_url=names.SCHEMA_URL)
+        self._observables: set[str] = set()
+        self.histograms: dict[str, Histogram] = {}
+        self.source: MetricsEmitter | None = None
+
+    @classmethod
+    def of(cls, meter_provider: MeterProvider | None) -> Instruments:
+        """The instruments of a provider, of the global one if ``None``."""
+        provider = meter_provider or metrics.get_meter_provider()
+        instruments = cls._made.get(provider)
+        if instruments is None and provider is metrics.get_meter_provider():
+            # What was made before the provider was set hangs on the API's proxy, which now hands on to this one.
+            proxied = [each for each in cls._made if _is_api_only(each)]
+            instruments = cls._made[proxied[0]] if proxied else None
+        if instruments is None:
+            instruments = cls._made[provider] = cls(provider)
+        return instruments
+
+    def ensure(self, wanted: Iterable[Metric]) -> None:
+        """Make those instruments that are not there yet."""
+        for metric in wanted:
+            if metric.kind == "histogram":
+                if metric.name not in self.histograms:
+                    self.histograms[metric.name] = self._meter.create_histogram(
+                        metric.name,
+                        metric.unit,
+                        metric.description,
+                        explicit_bucket_boundaries_advisory=metric.buckets,
+                    )
+            elif metric.name not in self._observables:
+                self._observables.add(metric.name)
+                create = getattr(self._meter, f"create_observable_{metric.kind}")
+                create(metric.name, [self._callback(metric)], metric.unit, metric.description)
+
+    def has_sdk(self) -> bool:
+        """Whether somebody takes what is recorded: not the API alone, whose instruments do nothing."""
+        provider = self._provider()
+        if provider is not None and _is_api_only(provider):
+            provider = metrics.get_meter_provider()
+        return provider is not None and not _is_api_only(provider)
+
+    def _callback(self, metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        fuse = Fuse(f"the callback of {metric.name}", lambda: None)
+
+        def callback(_: CallbackOptions) -> Iterable[Observation]:
+            source = self.source
+            if source is None or fuse.is_blown:
+                return ()
+            try:
+                return source.observe(metric)
+            except Exception:
+                fuse.blow()
+                return ()
+
+        return callback
+
+
+def _is_api_only(provider: MeterProvider) -> bool:
+    return type(provider).__module__.startswith("opentelemetry.metrics")
+
+
+# The points of each observable instrument: attributes beside the upstream's, and the value.
+Points = Iterator[tuple[Attributes, float]]
+
+
+def _open(reading: Reading) -> Points:
+    for (state, version, peer), count in reading.open.items():
+        attributes = {names.POOL_STATE: state, names.PROTOCOL_VERSION: version}
+        yield attributes if peer is None else {**attributes, names.PEER_ADDRESS: peer}, count
+
+
+def _sockets(reading: Reading) -> Points:
+    for (state, tcp_state), count in reading.sockets.items():
+        attributes = {names.POOL_STATE: state}
+        yield attributes if tcp_state is None else {**attributes, names.TCP_STATE: tcp_state}, count
+
+
+def _drops(reading: Reading) -> Points:
+    for (reason, phase), count in reading.drops.items():
+        yield {names.DROP_REASON: reason.value, names.DROP_PHASE: phase.value}, count
+
+
+def _close_wait_age(reading: Reading) -> Points:
+    if reading.close_wait_age_ns is not None:
+        yield {}, reading.close_wait_age_ns / _SECOND
+
+
+def _by(attribute: str, pick: Callable[[Reading], dict[Any, int]]) -> Callable[[Reading], Points]:
+    def points(reading: Reading) -> Points:
+        for key, count in pick(reading).items():
+            yield {attribute: getattr(key, "value", key)}, count
+
+    return points
+
+
+def _one(pick: Callable[[Reading], float]) -> Callable[[Reading], Points]:
+    def points(reading: Reading) -> Points:
+        yield {}, pick(reading)
+
+    return points
+
+
+_POINTS: dict[Metric, Callable[[Reading], Points]] = {
+    names.CHECKOUTS: _by(names.OUTCOME, lambda reading: reading.checkouts),
+    names.DROPPED: _drops,
+    names.OPENED_CONNECTIONS: _one(lambda reading: reading.opened),
+    names.CLOSED_CONNECTIONS: _by(names.CLOSE_REASON, lambda reading: reading.closed),
+    names.LEAKED: _one(lambda reading: reading.leaked),
+    names.OPEN: _open,
+    names.SOCKETS: _sockets,
+    names.CLOSE_WAIT_AGE: _close_wait_age,
+    names.PENDING: _one(lambda reading: reading.pending),
+    names.SIZE: _by(names.POOL_BLOCK, lambda reading: reading.sizes),
+    names.PEAK: _one(lambda reading: reading.peak),
+    names.POOLS: _one(lambda reading: reading.pools),
+    names.CREATIONS: _one(lambda reading: reading.creations),
+    names.USE_TIME: _one(lambda reading: reading.use_ns / _SECOND),
+}

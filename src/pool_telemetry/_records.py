@@ -1,0 +1,273 @@
+"""The records of pools, connections and upstreams, and what is told of them.
+
+Records are ours and hold the application's objects by weak references only. What is told is made once, where it
+happened, and never changed. Every time is passed in, in nanoseconds of the monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ._lifecycle import (
+    CLOSE_WAIT,
+    ESTABLISHED,
+    CloseReason,
+    DropPhase,
+    DropReason,
+    Outcome,
+    SetupCause,
+    SocketState,
+    Upstream,
+    Use,
+)
+from ._setup import Phase, Setup
+
+IDLE, ACTIVE = "idle", "active"
+OpenKey = tuple[str, str, str | None]  # idle or active, protocol version, the peer's address
+SocketKey = tuple[str, str | None]  # idle or active, TCP state
+BORN_OPEN: tuple[OpenKey, ...] = ((IDLE, "1.1", None), (ACTIVE, "1.1", None))
+BORN_SOCKETS: tuple[SocketKey, ...] = ((IDLE, ESTABLISHED), (IDLE, CLOSE_WAIT))
+MOST_PEERS = 200
+
+
+class Book:
+    """One upstream's totals, and its live pools and connections."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self.upstream = upstream
+        self.pools: set[PoolRecord] = set()
+        self.connections: set[ConnectionRecord] = set()
+        self.checkouts: Counter[Outcome] = Counter()
+        self.drops: Counter[tuple[DropReason, DropPhase]] = Counter()
+        self.closed: Counter[CloseReason] = Counter()
+        self.opened = self.adopted = self.leaked = self.creations = 0
+        self.use_ns = 0
+        self.out: set[ConnectionRecord] = set()
+        self.waiting: dict[object, None] = {}
+        self.peaks: list[int] = []
+        self.peak = 0  # a hint that spares looking at `peaks`; it may lag behind
+        # Series do not vanish: what was once reported is reported as 0 when it is empty.
+        self.open_keys: dict[OpenKey, None] = dict.fromkeys(BORN_OPEN)
+        self.socket_keys: dict[SocketKey, None] = dict.fromkeys(BORN_SOCKETS)
+        self.size_keys: dict[bool, None] = {}
+        self.has_tcp_states = False
+
+    def take(self, connection: ConnectionRecord) -> None:
+        """Note a connection as in use."""
+        self.out.add(connection)
+        in_use = len(self.out)
+        if in_use > self.peak:
+            self.peaks.append(in_use)
+            self.peak = max(self.peaks)
+
+
+class PoolRecord:
+    """What is known of one live pool; it belongs to us, and holds the pool by a weak reference only."""
+
+    __slots__ = ("book", "is_block", "is_proxied", "is_simple", "lost", "pool", "size")
+
+    def __init__(self, pool: Any, book: Book | None, *, is_block: bool, is_proxied: bool, size: int) -> None:
+        self.pool = pool  # a weak reference
+        self.book = book  # None: the pool is left alone
+        self.is_block = is_block
+        self.is_proxied = is_proxied  # a FIN may be the proxy's, not the upstream's
+        self.size = size
+        #: Lost races whose thread has not come back for another connection: thread id -> LostRace.
+        self.lost: dict[int, LostRace] = {}
+        #: Whether a checkout needs none of the extra care that blocking, lost races or ``spans=all`` ask for.
+        self.is_simple = False
+
+
+class LostRace(NamedTuple):
+    """Remembered from a lost race to its thread's next checkout: what the next set-up repairs."""
+
+    at: int
+    span: Use
+
+
+class ConnectionRecord:
+    """One socket's life: from the checkout that opens it, or that finds it open, to its close.
+
+    A record belongs to one thread between checkout and return, as the connection does: ``reuses`` and the
+    times have one writer at any moment and need no lock. Shared fields that another thread may write:
+    ``is_open`` (once, to ``False``) and ``fin_unclaimed`` (a list that two may pop, and one gets the item).
+    """
+
+    __slots__ = (
+        "adopted",
+        "checked_out_at",
+        "close_reason",
+        "conn",
+        "drop",
+        "fin_unclaimed",
+        "has_failed",
+        "is_open",
+        "last_used",
+        "local_port",
+        "opened_at",
+        "opened_by",
+        "peer",
+        "pool",
+        "previously_used",
+        "repairs",
+        "returned_at",
+        "reuses",
+        "setup",
+        "setup_cause",
+        "sock",
+        "tls_version",
+        "use_ns",
+        "version",
+    )
+
+    def __init__(self, pool: PoolRecord, conn: Callable[[], Any] | None) -> None:
+        self.pool = pool
+        self.conn = conn  # a weak reference
+        self.sock: Callable[[], Any] | None = None  # likewise
+        self.is_open = False
+        self.adopted = False
+        self.reuses = 0
+        self.checked_out_at = 0
+        self.returned_at: int | None = None
+        self.use_ns = 0
+        self.opened_at: int | None = None
+        self.last_used: Use = None
+        self.previously_used: Use = None
+        self.opened_by: Use = None
+        self.setup: Setup | None = None
+        self.setup_cause = SetupCause.NEW
+        self.repairs: Use = None
+        #: The request, or the set-up, went wrong: urllib3 closes the connection and puts a None in its place.
+        self.has_failed = False
+        self.close_reason: CloseReason | None = None
+        self.drop: Dropped | None = None
+        self.fin_unclaimed = [True]
+        self.peer: tuple[str, int | None] | None = None
+        self.local_port: int | None = None
+        self.version = "1.1"
+        self.tls_version: str | None = None
+
+    def __repr__(self) -> str:
+        state = "open" if self.is_open else "not open"
+        book = self.pool.book
+        return f"<ConnectionRecord {state}, reuses={self.reuses}, upstream={book and book.upstream}>"
+
+    def idle_ns(self, now: int) -> int | None:
+        """Time since the return, ``None`` where the return was not seen."""
+        return None if self.returned_at is None else now - self.returned_at
+
+    def age_ns(self, now: int) -> int | None:
+        """Time since the connection was opened, ``None`` for an adopted one."""
+        return None if self.opened_at is None else now - self.opened_at
+
+    def served(self) -> int | None:
+        """Requests that were answered, ``None`` for an adopted connection."""
+        return None if self.adopted else self.reuses + (0 if self.has_failed else 1)
+
+    def claim_fin(self) -> bool:
+        """Whether the caller is the first to tell when the peer's FIN came: once a connection."""
+        try:
+            return self.fin_unclaimed.pop()
+        except IndexError:
+            return False
+
+
+# What is told: each is made once, where it happened, and never changed.
+
+
+@dataclass(frozen=True)
+class PoolSeen:
+    """A pool was seen for the first time."""
+
+    pool: PoolRecord
+
+
+@dataclass(frozen=True)
+class PoolGone:
+    """A pool was collected."""
+
+    pool: PoolRecord
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A socket was found open whose opening was not seen."""
+
+    connection: ConnectionRecord
+
+
+@dataclass(frozen=True)
+class CheckedOut:
+    """A checkout that was more than a clean reuse, or that blocked, or of which a span was asked for."""
+
+    pool: PoolRecord
+    outcome: Outcome
+    started_at: int
+    ended_at: int
+    idle_ns: int | None
+    waited_ns: int | None
+    use: Use
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A pooled connection was found ended by the peer or the network."""
+
+    connection: ConnectionRecord
+    phase: DropPhase
+    reason: DropReason
+    started_at: int
+    state: SocketState
+    idle_ns: int | None
+    close_wait_ns: int | None
+    remote_close_ns: int | None
+    use: Use = None
+    error: str | None = None
+    ended_at: int = 0
+    age_ns: int | None = None
+    served: int | None = None
+
+
+@dataclass(frozen=True)
+class SetUp:
+    """A connection was opened, or could not be."""
+
+    connection: ConnectionRecord
+    cause: SetupCause
+    started_at: int
+    ended_at: int
+    phases: tuple[Phase, ...]
+    use: Use
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Closed:
+    """A connection ended."""
+
+    connection: ConnectionRecord
+    reason: CloseReason
+    age_ns: int | None
+    served: int | None
+    use_ns: int
+
+
+@dataclass(frozen=True)
+class Gone:
+    """A connection object was collected."""
+
+    connection: ConnectionRecord
+    was_out: bool
+    is_leak: bool
+
+
+@dataclass(frozen=True)
+class FinSeen:
+    """A parked socket was found in CLOSE_WAIT for the first time."""
+
+    connection: ConnectionRecord
+    remote_close_ns: int

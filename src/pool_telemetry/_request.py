@@ -1,0 +1,174 @@
+"""The hooks around a request and at the end of a connection: ``_make_request`` and ``close``."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import http.client
+import sys
+from collections.abc import Callable
+from time import monotonic_ns
+from typing import Any
+
+from . import _kernel, _urllib3
+from ._ledger import MARK
+from ._lifecycle import ESTABLISHED, CloseReason, DropPhase
+from ._records import Closed, ConnectionRecord, Dropped, LostRace
+from ._verdicts import race_reason
+from ._watch import Watch, type_name
+
+try:
+    import ssl
+except ImportError:  # a Python without ssl
+    _TLS_ERRORS: tuple[type[Exception], ...] = ()
+else:
+    _TLS_ERRORS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
+_CONNECTION_ERRNOS = frozenset(
+    number
+    for name in ("ECONNRESET", "EPIPE", "ECONNABORTED", "ENOTCONN", "ESHUTDOWN", "ETIMEDOUT")
+    if (number := getattr(errno, name, None)) is not None
+)
+_UNEXPECTED_EOF = -1  # the errno that pyOpenSSL gives to it
+# The kernel counts in jiffies of up to 4 ms: data that came this much after the checkout is the response's.
+_JIFFIES_NS = 10_000_000
+
+
+class RequestHooks:
+    """Tells how requests fail on a pooled connection, and why connections end."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def make_make_request(self, gate: list[bool]) -> Callable[[Any], Any]:
+        """What makes the function in ``_make_request``'s place out of the original."""
+        failed = self._failed
+
+        def replace(original: Any) -> Any:
+            @functools.wraps(original)
+            def _make_request(self: Any, conn: Any, *args: Any, **kwargs: Any) -> Any:
+                try:
+                    return original(self, conn, *args, **kwargs)
+                except BaseException as error:
+                    if gate:
+                        failed(conn, error)
+                    raise
+
+            return _make_request
+
+        return replace
+
+    def _failed(self, conn: Any, error: BaseException) -> None:
+        try:
+            connection: ConnectionRecord | None = conn.__dict__.get(MARK)
+            if connection is None:
+                return
+            if connection.is_open:  # otherwise http.client has closed it, and close() has judged
+                self._judge(connection, conn.sock, error, is_of_socket=isinstance(error, _TLS_ERRORS))
+            drop = connection.drop
+            if drop is not None and drop.phase is DropPhase.REQUEST:
+                connection.drop = None
+                span = self._watch.observe_drop(drop)
+                self._watch.remember_lost_race(connection.pool, LostRace(drop.ended_at, span))
+        except Exception:
+            self._watch.fuse.blow()
+
+    def _judge(self, connection: ConnectionRecord, sock: Any, error: BaseException, *, is_of_socket: bool) -> None:
+        """Tell a lost race from any other failure of a request; books it, and leaves it to be shown.
+
+        Args:
+            is_of_socket: the error can only be this socket's, not that of a body which is read from elsewhere.
+        """
+        connection.close_reason = CloseReason.FAILED
+        connection.has_failed = True
+        if not connection.reuses or not _is_connection_error(error) or _urllib3.has_response_begun(error):
+            return
+        now = monotonic_ns()
+        state = _kernel.inspect_failed(sock)
+        is_alive = not is_of_socket and state.tcp_state == ESTABLISHED and state.error is None
+        # Of TLS it cannot be told whether data came, its alerts are data too.
+        has_data_come = (
+            connection.tls_version is None
+            and state.data_age_ns is not None
+            and state.data_age_ns + _JIFFIES_NS < now - connection.checked_out_at
+        )
+        if is_alive or has_data_come:
+            return
+        connection.close_reason = CloseReason.LOST_RACE
+        number = error.errno if isinstance(error, OSError) else None
+        is_end = isinstance(error, http.client.RemoteDisconnected)
+        connection.drop = Dropped(
+            connection,
+            DropPhase.REQUEST,
+            race_reason(state, number, is_end_of_stream=is_end, is_tls=connection.tls_version is not None),
+            started_at=connection.checked_out_at,
+            state=state,
+            idle_ns=connection.idle_ns(connection.checked_out_at),
+            close_wait_ns=None,
+            remote_close_ns=None,
+            use=self._watch.current_use(),
+            error=type_name(error),
+            ended_at=now,
+            age_ns=connection.age_ns(now),
+            served=connection.served(),
+        )
+        self._watch.ledger.post(connection.drop)
+
+    def close(self, wrapped: Any, conn: Any, args: Any, kwargs: Any) -> Any:
+        """The wrapper of a connection's ``close``.
+
+        May run inside garbage collection, under any lock: it only reads, and appends to deques.
+        """
+        try:
+            connection = conn.__dict__.get(MARK)
+            if connection is not None:
+                self._closing(connection, conn, _urllib3.Closer(sys._getframe(1)))
+        except Exception:
+            self._watch.fuse.blow()
+        return wrapped(*args, **kwargs)
+
+    def _closing(self, connection: ConnectionRecord, conn: Any, closer: _urllib3.Closer) -> None:
+        book = connection.pool.book
+        assert book is not None
+        was_out = connection in book.out
+        if closer.is_urlopen:
+            connection.has_failed = True
+            book.out.discard(connection)  # a None comes back in its place
+        if not connection.is_open or getattr(conn, "sock", None) is None:
+            return
+        if closer.error is not None:
+            self._judge(connection, conn.sock, closer.error, is_of_socket=True)
+        now = monotonic_ns()
+        connection.is_open = False
+        if was_out:
+            connection.use_ns += now - connection.checked_out_at
+        closed = Closed(
+            connection,
+            self._reason(connection, closer),
+            connection.age_ns(now),
+            connection.served(),
+            connection.use_ns,
+        )
+        self._watch.ledger.post(closed)
+        if self._watch.wants_samples:
+            self._watch.ledger.samples.append(closed)
+
+    def _reason(self, connection: ConnectionRecord, closer: _urllib3.Closer) -> CloseReason:
+        if connection.drop is not None and connection.drop.phase is DropPhase.CHECKOUT:
+            return CloseReason.DROPPED
+        if connection.close_reason is not None:
+            return connection.close_reason
+        if closer.reason in (CloseReason.DISCARDED, CloseReason.UNKNOWN):
+            live = connection.pool.pool()
+            if live is None or _urllib3.is_closed(live):
+                return CloseReason.POOL_CLOSED
+        return closer.reason
+
+
+def _is_connection_error(error: BaseException) -> bool:
+    if isinstance(error, (ConnectionError, *_TLS_ERRORS)):
+        return True
+    # pyOpenSSL raises a bare OSError. A read timeout is one too, without an errno.
+    return type(error) in (OSError, TimeoutError) and (
+        getattr(error, "errno", None) in _CONNECTION_ERRNOS or getattr(error, "errno", None) == _UNEXPECTED_EOF
+    )

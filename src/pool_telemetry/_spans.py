@@ -1,0 +1,201 @@
+"""Spans of what is notable: made afterwards, in the thread and the context of the request, with the times it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TracerProvider
+
+from . import _semconv as names
+from ._context import current_use
+from ._lifecycle import SUPPRESSED, DropPhase, Outcome, Upstream
+from ._records import CheckedOut, ConnectionRecord, Dropped, SetUp
+from ._semconv import upstream_attributes
+from ._settings import Settings
+from ._setup import Phase, PhaseName
+from ._version import __version__
+
+Attributes = dict[str, Any]
+_SECOND = 1e9
+
+
+class SpanObserver:
+    """Makes the spans that the settings ask for.
+
+    Args:
+        settings: which spans, and how long a wait has to be.
+        tracer_provider: the global one if ``None``, also one that is set later.
+    """
+
+    def __init__(self, settings: Settings, tracer_provider: TracerProvider | None) -> None:
+        self._settings = settings
+        self._tracer = trace.get_tracer(names.SCOPE, __version__, tracer_provider, schema_url=names.SCHEMA_URL)
+
+    def dropped(self, drop: Dropped) -> SpanContext | None:
+        """The span of a drop; gives its SpanContext."""
+        if not _is_wanted():
+            return None
+        connection = drop.connection
+        upstream = _upstream(connection)
+        # The request that lost a race is the last to have used the connection; the one before it left it behind.
+        is_race = drop.phase is DropPhase.REQUEST
+        last_used = connection.previously_used if is_race else connection.last_used
+        linked = {names.LAST_USED: last_used, names.OPENED: connection.opened_by}
+        attributes: Attributes = {
+            **upstream_attributes(upstream),
+            **_ends(connection),
+            names.TCP_STATE: drop.state.tcp_state,
+            names.DROP_REASON: drop.reason.value,
+            names.DROP_PHASE: drop.phase.value,
+            names.IDLE_DURATION: seconds(drop.idle_ns),
+            names.CLOSE_WAIT_DURATION: seconds(drop.close_wait_ns),
+            names.REMOTE_CLOSE_DURATION: seconds(drop.remote_close_ns),
+            names.AGE: seconds(drop.age_ns),
+            names.REQUEST_COUNT: drop.served,
+            names.UNREAD_BYTES: drop.state.unread,
+            names.ERROR_TYPE: drop.error,
+        }
+        for kind, used in linked.items():
+            if used is not None:
+                attributes[names.LINKED_SPAN.format(kind=kind, part="trace_id")] = f"{used.trace_id:032x}"
+                attributes[names.LINKED_SPAN.format(kind=kind, part="span_id")] = f"{used.span_id:016x}"
+        name = names.DROPPED_SPAN.format(upstream=_label(upstream))
+        span = self._make(name, drop.started_at, drop.ended_at, attributes, links=_links(linked))
+        span_context = span.get_span_context()
+        return span_context if span_context.is_valid else None
+
+    def set_up(self, set_up: SetUp) -> None:
+        """The span of a set-up, with its phases as children."""
+        if not _is_wanted():
+            return
+        connection = set_up.connection
+        upstream = _upstream(connection)
+        attributes: Attributes = {
+            **upstream_attributes(upstream),
+            **_ends(connection),
+            names.SETUP_CAUSE: set_up.cause.value,
+            names.ERROR_TYPE: set_up.error,
+        }
+        is_root = not trace.get_current_span().get_span_context().is_valid
+        links = _links({names.REPLACES: connection.repairs} if is_root else {})
+        name = names.SETUP_SPAN.format(upstream=_label(upstream))
+        span = self._make(name, set_up.started_at, set_up.ended_at, attributes, links, set_up.error)
+        context = trace.set_span_in_context(span)
+        for phase in set_up.phases:
+            phase_name, phase_attributes = _phase(phase, connection, upstream, set_up.phases[-1])
+            self._make(phase_name, phase.started_at, phase.ended_at, phase_attributes, (), phase.error, context)
+
+    def checked_out(self, checkout: CheckedOut) -> None:
+        """The span of a long wait, and that of a checkout where each is asked for."""
+        if not _is_wanted():
+            return
+        assert checkout.pool.book is not None
+        upstream = checkout.pool.book.upstream
+        attributes: Attributes = {
+            **upstream_attributes(upstream),
+            names.OUTCOME: checkout.outcome.value,
+        }
+        started_at, ended_at, error = checkout.started_at, checkout.ended_at, checkout.error
+        waited = seconds(checkout.waited_ns)
+        if waited is not None and (waited > self._settings.wait_threshold or checkout.outcome is Outcome.TIMED_OUT):
+            name = names.WAIT_SPAN.format(upstream=_label(upstream))
+            self._make(name, started_at, ended_at, {**attributes, names.ERROR_TYPE: error}, error=error)
+        if self._settings.spans == "all" and trace.get_current_span().get_span_context().is_valid:
+            attributes[names.IDLE_DURATION] = seconds(checkout.idle_ns)
+            name = names.CHECKOUT_SPAN.format(upstream=_label(upstream))
+            self._make(name, started_at, ended_at, attributes)
+
+    def _make(
+        self,
+        name: str,
+        started_at: int,
+        ended_at: int,
+        attributes: Attributes,
+        links: Iterable[Link] = (),
+        error: str | None = None,
+        context: Any = None,
+    ) -> trace.Span:
+        # Both clocks are read together, so that a step of the wall clock moves the span and does not stretch it.
+        wall_ns = time.time_ns() - time.monotonic_ns()
+        span = self._tracer.start_span(
+            name,
+            context,
+            SpanKind.INTERNAL,
+            {key: value for key, value in attributes.items() if value is not None},
+            tuple(links),
+            started_at + wall_ns,
+        )
+        if error is not None:
+            span.set_attribute(names.ERROR_TYPE, error)
+            span.set_status(Status(StatusCode.ERROR))
+        span.end(ended_at + wall_ns)
+        return span
+
+
+def seconds(nanoseconds: int | None) -> float | None:
+    """Nanoseconds inside are seconds outside."""
+    return None if nanoseconds is None else nanoseconds / _SECOND
+
+
+def _is_wanted() -> bool:
+    if current_use() is SUPPRESSED:
+        return False
+    span = trace.get_current_span()
+    span_context = span.get_span_context()
+    # Valid, yet neither recording nor sampled: the trace was sampled out. A remote parent does not record either, but
+    # its flags say that it is sampled.
+    return not span_context.is_valid or span.is_recording() or span_context.trace_flags.sampled
+
+
+def _upstream(connection: ConnectionRecord) -> Upstream:
+    assert connection.pool.book is not None
+    return connection.pool.book.upstream
+
+
+def _label(upstream: Upstream) -> str:
+    return upstream.address if upstream.port is None else f"{upstream.address}:{upstream.port}"
+
+
+def _ends(connection: ConnectionRecord) -> Attributes:
+    address, port = connection.peer or (None, None)
+    return {
+        names.PEER_ADDRESS: address,
+        names.PEER_PORT: port,
+        names.LOCAL_PORT: connection.local_port,
+    }
+
+
+def _links(linked: dict[str, SpanContext | None]) -> tuple[Link, ...]:
+    parent = trace.get_current_span().get_span_context()
+    # Jaeger keeps one reference to a span: a link equal to the parent would take the parent's place.
+    return tuple(
+        Link(used, {names.LINK_KIND: kind})
+        for kind, used in linked.items()
+        if used is not None and used.span_id != parent.span_id
+    )
+
+
+def _phase(phase: Phase, connection: ConnectionRecord, upstream: Upstream, last: Phase) -> tuple[str, Attributes]:
+    if phase.name is PhaseName.DNS:
+        return names.DNS_SPAN.format(name=phase.target), {names.DNS_NAME: phase.target}
+    if phase.name is PhaseName.CONNECT:
+        # The address of an attempt that failed is not to be seen.
+        peer = connection.peer if phase.error is None else None
+        label = "" if peer is None else f"{peer[0]}:{peer[1]}"
+        return names.CONNECT_SPAN.format(peer=label).rstrip(), {
+            names.PEER_ADDRESS: peer and peer[0],
+            names.PEER_PORT: peer and peer[1],
+            names.NETWORK_TRANSPORT: "tcp",
+            names.NETWORK_TYPE: phase.family,
+        }
+    if phase.name is PhaseName.TLS:
+        version = connection.tls_version if phase is last else None
+        return names.TLS_SPAN.format(address=upstream.address), {
+            names.SERVER_ADDRESS: upstream.address,
+            names.TLS_PROTOCOL: version and "tls",
+            names.TLS_VERSION: version and version.removeprefix("TLSv"),
+        }
+    return names.PROXY_SPAN.format(upstream=_label(upstream)), upstream_attributes(upstream)

@@ -1,0 +1,233 @@
+"""Reading urllib3's objects: the only place that knows how pools and connections are built inside.
+
+Holds for urllib3 1.26.16 to 2.x; every function bears the strange objects that tests and other libraries put in.
+"""
+
+from __future__ import annotations
+
+import http.client
+import inspect
+import ipaddress
+import socket
+import sys
+from types import CodeType, FrameType
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import urllib3
+import urllib3.connection
+import urllib3.connectionpool
+import urllib3.response
+from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.exceptions import ClosedPoolError
+from urllib3.util.proxy import connection_requires_http_tunnel
+
+from ._lifecycle import CloseReason, Upstream
+
+_OLDEST = (1, 26, 16)
+_MAJORS = (1, 2)
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class UnsupportedUrllib3Error(RuntimeError):
+    """The urllib3 in this process is not one that can be told of."""
+
+
+def check_supported() -> None:
+    """Make sure that the urllib3 at hand is one whose pool is known.
+
+    Raises:
+        UnsupportedUrllib3Error: it is urllib3-future, or a version that is not supported.
+    """
+    version = str(getattr(urllib3, "__version__", "unknown"))
+    wanted = "pool_telemetry supports urllib3 from 1.26.16 up to, not including, 3"
+    # urllib3-future installs itself under urllib3's name, with another pool and a patch number of 900 and more.
+    if hasattr(urllib3, "AsyncPoolManager"):
+        raise UnsupportedUrllib3Error(
+            f"the installed urllib3 {version} is urllib3-future, whose pool is another one; {wanted}"
+        )
+    try:
+        numbers = tuple(int(part) for part in version.split(".")[:3])
+    except ValueError:
+        numbers = ()
+    if not numbers or numbers[0] not in _MAJORS or numbers < _OLDEST:
+        raise UnsupportedUrllib3Error(f"urllib3 {version} is not supported; {wanted}")
+
+
+def upstream_of(pool: Any) -> Upstream:
+    """Where a pool's connections lead: the origin through a tunnel, the proxy behind a forwarding one."""
+    scheme = str(getattr(pool, "scheme", None) or "http")
+    path = _unix_path(pool)
+    if path is not None:
+        return Upstream(path, None, scheme)
+    host, port = getattr(pool, "host", None), getattr(pool, "port", None)
+    proxy = getattr(pool, "proxy", None)
+    if proxy is not None and not is_tunnelled(pool):
+        host, port, scheme = proxy.host, proxy.port, proxy.scheme or scheme
+    return Upstream(str(host or "").strip("[]").lower(), port or _DEFAULT_PORTS.get(scheme), scheme)
+
+
+def _unix_path(pool: Any) -> str | None:
+    path = getattr(pool, "socket_path", None)  # docker and requests-unixsocket both call it so
+    if not isinstance(path, str):
+        return None
+    # requests-unixsocket keeps the request's whole URL there; the socket's path is its quoted host.
+    return unquote(urlsplit(path).netloc) if "://" in path else path
+
+
+def is_tunnelled(pool: Any) -> bool:
+    """Whether requests go through a CONNECT tunnel."""
+    proxy = getattr(pool, "proxy", None)
+    if proxy is None:
+        return False
+    try:
+        return bool(connection_requires_http_tunnel(proxy, getattr(pool, "proxy_config", None), pool.scheme))
+    except Exception:
+        return str(getattr(pool, "scheme", "")) == "https"
+
+
+def is_relayed(pool: Any) -> bool:
+    """Whether another party than the upstream holds the other end of the socket: a tunnel's or a SOCKS proxy."""
+    return is_tunnelled(pool) or "_socks_options" in (getattr(pool, "conn_kw", None) or {})
+
+
+def is_closed(pool: Any) -> bool:
+    """Whether the pool has been closed."""
+    return getattr(pool, "pool", None) is None
+
+
+def found_pool_closed(error: BaseException) -> bool:
+    """Whether a checkout failed because the pool had been closed."""
+    return isinstance(error, ClosedPoolError)
+
+
+def size_of(pool: Any) -> int:
+    """The pool's ``maxsize``."""
+    return int(getattr(getattr(pool, "pool", None), "maxsize", 0) or 0)
+
+
+def pooled(pool: Any) -> tuple[Any, ...] | None:
+    """The connections that lie in the queue, without taking its mutex; ``None`` if the queue cannot be read.
+
+    The mutex is the application's: held across a fork it would hang the child.
+    """
+    queue = getattr(getattr(pool, "pool", None), "queue", None)
+    if queue is None:
+        return () if is_closed(pool) else None
+    try:
+        return tuple(conn for conn in tuple(queue) if conn is not None)
+    except (TypeError, RuntimeError):  # no container; or changed while it was copied, which takes a Python without GIL
+        return None
+
+
+def proxy_of(conn: Any) -> tuple[bool, str | None]:
+    """Whether a connection is to be tunnelled, and its proxy's scheme."""
+    proxy = getattr(conn, "proxy", None)
+    return bool(getattr(conn, "_tunnel_host", None)), getattr(proxy, "scheme", None)
+
+
+def protocol_version(conn: Any) -> str:
+    """``2`` where ALPN chose it, else what http.client is set to speak: ``1.1``, or ``1.0``."""
+    try:
+        if conn.sock.selected_alpn_protocol() == "h2":
+            return "2"
+    except Exception:  # plain, or a TLS socket of another make
+        pass
+    return "1.0" if getattr(conn, "_http_vsn", 11) == 10 else "1.1"
+
+
+def lookup_name(address: Any) -> str | None:
+    """The name that connecting to an address looks up; ``None`` for an IP address."""
+    try:
+        name = str(address[0]).strip("[]")
+        ipaddress.ip_address(name.partition("%")[0])
+    except (ValueError, TypeError, IndexError):
+        return name if isinstance(address, tuple) and address else None
+    return None
+
+
+def family_of(sock: Any) -> str | None:
+    """``ipv4`` or ``ipv6``."""
+    return {socket.AF_INET: "ipv4", socket.AF_INET6: "ipv6"}.get(getattr(sock, "family", None))  # type: ignore[arg-type]
+
+
+def defining_class(cls: type, name: str) -> type:
+    """The class to patch so that ``name`` is seen on every instance of ``cls``; never one of the standard library."""
+    for base in cls.__mro__:
+        if name in vars(base):
+            return cls if base.__module__ == http.client.__name__ else base
+    return cls
+
+
+def _code(function: Any) -> CodeType:
+    code: CodeType = inspect.unwrap(function).__code__
+    return code
+
+
+# Who calls close() tells why: no other sign is right in every version. An exception being handled, for one, may be
+# one that the application was handling when it made the request.
+_URLOPEN = _code(HTTPConnectionPool.urlopen)
+_GETRESPONSE = _code(http.client.HTTPConnection.getresponse)
+_ERROR_CATCHER = _code(urllib3.response.HTTPResponse._error_catcher)
+_PUT_CONN = _code(HTTPConnectionPool._put_conn)
+_CLOSERS = {
+    _URLOPEN: CloseReason.FAILED,
+    _GETRESPONSE: CloseReason.RESPONSE_CLOSE,
+    _ERROR_CATCHER: CloseReason.FAILED,
+    _PUT_CONN: CloseReason.DISCARDED,
+    _code(HTTPConnectionPool._get_conn): CloseReason.DROPPED,
+    _code(urllib3.response.HTTPResponse.close): CloseReason.ABANDONED,
+    _code(urllib3.connectionpool._close_pool_connections): CloseReason.POOL_CLOSED,
+}
+# Wrappers of close() and overridden ones that lie between; more would reach into the application.
+_DEEPEST = 6
+
+
+class Closer:
+    """Why a connection is being closed, told from who closes it.
+
+    Attributes:
+        reason: from the nearest function of urllib3 or http.client that is known to close.
+        error: what the request has just failed with, where the closing function is handling it.
+        is_urlopen: urlopen closes and will put a ``None`` into the pool in the connection's place.
+    """
+
+    __slots__ = ("error", "is_urlopen", "reason")
+
+    def __init__(self, frame: FrameType | None) -> None:
+        self.reason = CloseReason.UNKNOWN
+        self.error: BaseException | None = None
+        self.is_urlopen = False
+        for _ in range(_DEEPEST):
+            if frame is None:
+                return
+            reason = _CLOSERS.get(frame.f_code)
+            if reason is not None:
+                break
+            frame = frame.f_back
+        else:
+            return
+        self.reason = reason
+        self.is_urlopen = frame.f_code is _URLOPEN
+        error = sys.exc_info()[1]
+        if frame.f_code is _GETRESPONSE and error is not None:
+            # Only an exception that was caught in this very frame is the response's.
+            traceback = error.__traceback__
+            if traceback is not None and traceback.tb_frame is frame:
+                self.reason, self.error = CloseReason.FAILED, error
+        elif frame.f_code is _ERROR_CATCHER and isinstance(error, GeneratorExit):
+            # A stream that nobody read to its end.
+            self.reason = CloseReason.ABANDONED
+
+
+_PARSE_HEADERS = _code(http.client.parse_headers)
+
+
+def has_response_begun(error: BaseException) -> bool:
+    """Whether a request failed after the status line had come."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code is _PARSE_HEADERS:
+            return True
+        traceback = traceback.tb_next
+    return False

@@ -1,0 +1,244 @@
+"""What all hooks share: the records on the application's objects, and the telling of what happened."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any, Protocol
+
+from . import _kernel, _urllib3
+from ._faults import Fuse
+from ._ledger import MARK, Ledger
+from ._lifecycle import SUPPRESSED, Use
+from ._records import (
+    Adopted,
+    CheckedOut,
+    ConnectionRecord,
+    Dropped,
+    Gone,
+    LostRace,
+    PoolGone,
+    PoolRecord,
+    PoolSeen,
+    SetUp,
+)
+from ._settings import Settings
+
+#: So many samples are kept until metrics are collected; then the request at hand empties the buffer.
+MOST_SAMPLES = 256
+# A lost race is put right by its thread's next checkout, after urllib3's longest back-off at the most.
+_LOST_RACE_LASTS_NS = 120 * 1_000_000_000
+
+
+class Observer(Protocol):
+    """Is told of what is notable, in the thread and the context of the request."""
+
+    def dropped(self, drop: Dropped) -> Use:
+        """A drop; gives what a set-up that repairs it can refer to."""
+
+    def set_up(self, set_up: SetUp) -> Any:
+        """A connection was opened, or could not be."""
+
+    def checked_out(self, checkout: CheckedOut) -> Any:
+        """A checkout that was more than a clean reuse."""
+
+
+class Watch:
+    """Keeps the records of pools and connections, and tells the ledger, the samples and the observer.
+
+    Args:
+        ledger: everything is posted there.
+        settings: hosts to leave alone, and whether each checkout is to be told.
+        current_use: gives the use that the calling thread makes of a connection.
+        observer: told of what is notable, or ``None``.
+        flush: empties ``ledger.samples``, or ``None`` if no samples are wanted.
+        meet_class: called with the class of each connection that is met for the first time.
+        on_fault: called once if a hook fails; books that missed one event would be wrong for good.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        settings: Settings,
+        current_use: Callable[[], Use],
+        observer: Observer | None,
+        flush: Callable[[], None] | None,
+        meet_class: Callable[[type], None],
+        on_fault: Callable[[], None],
+    ) -> None:
+        self.ledger = ledger
+        self.current_use = current_use
+        self.wants_samples = flush is not None
+        self.fuse = Fuse("a hook", on_fault)
+        #: Of this thread: the drop that its checkout has just found, and the set-up that it is at.
+        self.local = threading.local()
+        self._settings = settings
+        self._observer = observer
+        self._observer_fuse = Fuse("the making of spans", self._dismiss_observer)
+        self._flush = flush
+        self._meet_class = meet_class
+
+    # Pools
+
+    def see(self, pool: Any) -> PoolRecord | None:
+        """The record of a pool at its first checkout, ``None`` while its use is suppressed.
+
+        Looks at what the pool holds already, before the checkout takes from it.
+        """
+        upstream = _urllib3.upstream_of(pool)
+        ledger = self.ledger
+        if any(fnmatchcase(upstream.address.lower(), pattern) for pattern in self._settings.excluded_hosts):
+            record = PoolRecord(None, None, is_block=False, is_proxied=False, size=0)
+            ledger.leave_alone(weakref.ref(pool, ledger.forget_left_alone), record)
+            pool.__dict__[MARK] = record
+            return record
+        if self.current_use() is SUPPRESSED:
+            return None
+        ledger.check_process()
+        record = PoolRecord(
+            None,
+            ledger.open_book(upstream),
+            is_block=bool(getattr(pool, "block", False)),
+            is_proxied=_urllib3.is_relayed(pool),
+            size=_urllib3.size_of(pool),
+        )
+        post = ledger.post
+        record.pool = weakref.ref(pool, lambda _: post(PoolGone(record)))
+        # Another thread may be seeing the same pool: one record wins, and only that one is booked.
+        winner: PoolRecord = pool.__dict__.setdefault(MARK, record)
+        if winner is record:
+            self.set_simple(record)
+            post(PoolSeen(record))
+            for conn in _urllib3.pooled(pool) or ():
+                if getattr(conn, "sock", None) is not None:
+                    self.adopt(record, conn)
+        return winner
+
+    def set_simple(self, pool: PoolRecord) -> None:
+        """Decide whether the pool's checkouts can do without care."""
+        pool.is_simple = not pool.is_block and self._settings.spans != "all"
+        if pool.lost:  # looked at last: whoever adds a lost race clears the flag after adding it
+            pool.is_simple = False
+
+    def remember_lost_race(self, pool: PoolRecord, lost: LostRace) -> None:
+        """Keep a lost race until its thread comes back for another connection."""
+        pool.lost[threading.get_ident()] = lost
+        pool.is_simple = False
+
+    def take_lost_race(self, pool: PoolRecord, now: int) -> LostRace | None:
+        """What this thread's set-up repairs, if it lost a race not long ago."""
+        if not pool.lost:
+            return None
+        lost = pool.lost.pop(threading.get_ident(), None)
+        for thread, other in tuple(pool.lost.items()):  # of threads that never came back
+            if now - other.at > _LOST_RACE_LASTS_NS:
+                pool.lost.pop(thread, None)
+        self.set_simple(pool)
+        return lost if lost is not None and now - lost.at <= _LOST_RACE_LASTS_NS else None
+
+    # Connections
+
+    def new_record(self, pool: PoolRecord, conn: Any) -> ConnectionRecord:
+        """A fresh record for a connection object: one for each socket that it will have."""
+        connection = ConnectionRecord(pool, None)
+        previous: ConnectionRecord | None = conn.__dict__.get(MARK)
+        if previous is None:
+            self._meet_class(type(conn))
+        else:
+            if previous.pool.book is not None:
+                previous.pool.book.out.discard(previous)
+            previous.conn = None  # its callback would tell of the same object again
+        conn.__dict__[MARK] = connection
+        connection.conn = weakref.ref(conn, functools.partial(self._gone, connection))
+        return connection
+
+    def adopt(self, pool: PoolRecord, conn: Any) -> ConnectionRecord:
+        """The record of a connection that was found open."""
+        connection = self.new_record(pool, conn)
+        connection.adopted = True
+        self.opened(connection, conn)
+        self.ledger.post(Adopted(connection))
+        return connection
+
+    def opened(self, connection: ConnectionRecord, conn: Any) -> None:
+        """Note the socket that a connection has now."""
+        sock = conn.sock
+        try:
+            connection.sock = weakref.ref(sock)
+        except TypeError:  # a strange socket, which cannot be told from its successor
+            connection.sock = None
+        connection.peer, connection.local_port = _kernel.addresses(sock)
+        connection.tls_version = _kernel.tls_version(sock)
+        connection.version = _urllib3.protocol_version(conn)
+        connection.is_open = True
+
+    def _gone(self, connection: ConnectionRecord, _: object) -> None:
+        # May run inside garbage collection, under any lock: nothing but reading and appending to a deque.
+        try:
+            pool = connection.pool
+            if pool.book is None:
+                return
+            live = pool.pool()
+            was_out = connection in pool.book.out
+            pool.book.out.discard(connection)
+            is_pool_open = live is not None and not _urllib3.is_closed(live) and self.ledger.is_attached
+            connection.is_open = False
+            is_leak = was_out and is_pool_open and not connection.has_failed
+            self.ledger.post(Gone(connection, was_out, is_leak))
+        except Exception:
+            if not sys.is_finalizing():
+                self.fuse.blow()
+
+    # Telling
+
+    def tell_checkout(self, checkout: CheckedOut) -> None:
+        """A checkout that was more than a clean reuse."""
+        self.ledger.post(checkout)
+        self.ledger.settle()
+        self.sample(checkout)
+        self._observe("checked_out", checkout)
+
+    def tell_set_up(self, set_up: SetUp) -> None:
+        """A connection was opened, or could not be."""
+        self.ledger.post(set_up)
+        self.ledger.settle()
+        self.sample(set_up)
+        self._observe("set_up", set_up)
+
+    def observe_drop(self, drop: Dropped) -> Use:
+        """Show a drop to the observer; gives what a set-up that repairs it can refer to."""
+        return self._observe("dropped", drop)
+
+    def sample(self, sample: Any) -> None:
+        """Keep something for the histograms."""
+        if self.wants_samples:
+            self.ledger.samples.append(sample)
+            if len(self.ledger.samples) >= MOST_SAMPLES:
+                self.flush()
+
+    def flush(self) -> None:
+        """Empty the full buffer of samples."""
+        if self._flush is not None:
+            self._flush()
+
+    def _observe(self, event: str, details: Any) -> Use:
+        if self._observer is None:
+            return None
+        try:
+            return getattr(self._observer, event)(details)
+        except Exception:
+            self._observer_fuse.blow()
+            return None
+
+    def _dismiss_observer(self) -> None:
+        self._observer = None
+
+
+def type_name(error: BaseException) -> str:
+    """An exception's type, as ``error.type`` has it."""
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

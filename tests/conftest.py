@@ -1,0 +1,48 @@
+"""What every test starts from and has to leave behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import urllib3
+import urllib3.connection
+import urllib3.connectionpool
+import urllib3.util.connection
+
+import pool_telemetry
+from tests.support import Telemetry
+
+TOUCHED = (
+    urllib3.connectionpool,
+    urllib3.connectionpool.HTTPConnectionPool,
+    urllib3.connection,
+    urllib3.connection.HTTPConnection,
+    urllib3.connection.HTTPSConnection,
+    urllib3.util.connection,
+)
+
+
+def contents() -> list[dict[str, Any]]:
+    """What stands in every class and module of urllib3 that is patched."""
+    return [dict(vars(owner)) for owner in TOUCHED]
+
+
+@pytest.fixture(autouse=True)
+def urllib3_is_left_as_it_was() -> Iterator[None]:
+    before = contents()
+    yield
+    pool_telemetry.uninstall()
+    after = contents()
+    for owner, was, now in zip(TOUCHED, before, after, strict=True):
+        assert was.keys() == now.keys(), f"{owner}: {was.keys() ^ now.keys()} came or went"
+        changed = [name for name in was if was[name] is not now[name]]
+        assert not changed, f"{owner}: {changed} changed"
+
+
+@pytest.fixture
+def telemetry() -> Iterator[Telemetry]:
+    """In-memory providers; call ``telemetry.install(...)``. The books of other tests do not show."""
+    with Telemetry() as fresh:
+        yield fresh

@@ -1,0 +1,42 @@
+"""The SDK is imported by one module, when asked: import-linter takes it and the API for one package."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pool_telemetry
+
+SOURCES = Path(pool_telemetry.__file__).parent
+
+
+def imported_names(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_only_the_export_module_imports_the_sdk() -> None:
+    importers = {
+        path.relative_to(SOURCES).as_posix()
+        for path in SOURCES.rglob("*.py")
+        for name in imported_names(path)
+        if f"{name}.".startswith("opentelemetry.sdk.")
+    }
+    assert importers <= {"_export.py"}
+
+
+def test_installing_without_export_leaves_the_sdk_unimported() -> None:
+    program = """
+import sys
+import pool_telemetry
+
+pool_telemetry.install()
+pool_telemetry.uninstall()
+sys.exit(", ".join(name for name in sys.modules if name.startswith("opentelemetry.sdk")) or None)
+"""
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert outcome.returncode == 0, outcome.stderr

@@ -43,7 +43,7 @@ class CheckoutHooks:
             try:
                 connection = conn.__dict__.get(MARK)
                 if connection is None or not connection.is_open or connection.returned_at is None:
-                    checked_out(record, conn, None)
+                    checked_out(pool, record, conn, None)
                     return conn
                 now = clock()
                 use = current_use()
@@ -58,7 +58,10 @@ class CheckoutHooks:
                 connection.reuses += 1
                 record.book.take(connection)
             except Exception:
-                fuse.blow()
+                if hasattr(conn, "__dict__"):
+                    fuse.blow()
+                else:  # no connection that urllib3 makes; all that can be known of it is that it was handed out
+                    self._tell(record, Outcome.NEW, None, clock(), None, None)
             return conn
 
         return get_conn
@@ -82,13 +85,18 @@ class CheckoutHooks:
             raise
         record.book.waiting.pop(ticket, None)
         try:
-            self._checked_out(record, conn, started_at)
+            if hasattr(conn, "__dict__"):
+                self._checked_out(pool, record, conn, started_at)
+            else:
+                self._tell(record, Outcome.NEW, started_at, monotonic_ns(), None, None)
         except Exception:
             self._watch.fuse.blow()
         return conn
 
-    def _checked_out(self, pool: PoolRecord, conn: Any, started_at: int | None) -> None:
+    def _checked_out(self, host_pool: Any, pool: PoolRecord, conn: Any, started_at: int | None) -> None:
         watch = self._watch
+        if watch.ledger.check_process():
+            pool = watch.see(host_pool) or pool  # the first checkout in a forked child
         now = monotonic_ns()
         use = watch.current_use()
         drop = self._take_drop()
@@ -226,7 +234,8 @@ class CheckoutHooks:
                         else:
                             returned(self, conn, connection, clock())
                     except Exception:
-                        fuse.blow()
+                        if hasattr(conn, "__dict__"):
+                            fuse.blow()
                 return original(self, conn)
 
             return _put_conn

@@ -38,13 +38,14 @@ class Hooks:
     ) -> None:
         self._patches = Patches()
         self._on_fault = on_fault
-        watch = Watch(ledger, settings, current_use, observer, flush, self._patch_class, self._give_up)
+        self._watch = watch = Watch(ledger, settings, current_use, observer, flush, self._patch_class, self._give_up)
         self._checkout = CheckoutHooks(watch)
         self._request = RequestHooks(watch)
         self._connect = ConnectHooks(watch)
 
     def put_in(self) -> None:
         """Patch urllib3."""
+        self._watch.resume()
         patches, pool, module = self._patches, HTTPConnectionPool, urllib3.connectionpool
         patches.wrap(pool, "_get_conn", self._checkout.make_get_conn())
         patches.wrap(module, "is_connection_dropped", self._checkout.is_connection_dropped)
@@ -66,7 +67,9 @@ class Hooks:
     def _patch_class(self, cls: type) -> None:
         # docker, requests-unixsocket and others bring connection classes that override connect() without super().
         for name, wrapper in (("connect", self._connect.connect), ("close", self._request.close)):
-            self._patches.wrap(_urllib3.defining_class(cls, name), name, wrapper)
+            owner = _urllib3.defining_class(cls, name)
+            if owner is not None:
+                self._patches.wrap(owner, name, wrapper)
 
     def _give_up(self) -> None:
         self._patches.shut()

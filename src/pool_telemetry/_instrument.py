@@ -125,10 +125,14 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
         emitter.flush if emitter else None,
         emitter.stop if emitter else lambda: None,
     )
-    _ledger.attach()
-    hooks.put_in()
-    if emitter is not None:
-        emitter.start(meter_provider)
+    try:
+        hooks.put_in()
+        if emitter is not None:
+            emitter.start(meter_provider)
+    except BaseException:
+        hooks.take_out()
+        _ledger.detach()
+        raise
     _hooks, _emitter = hooks, emitter
 
 

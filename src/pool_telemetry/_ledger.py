@@ -144,10 +144,12 @@ class Ledger:
             finally:
                 self._holder = None
 
-    def check_process(self) -> None:
-        """Start with empty books in a forked child, also where no fork hook has run (uWSGI)."""
-        if os.getpid() != self.process:
+    def check_process(self) -> bool:
+        """Start with empty books in a forked child, also where no fork hook has run (uWSGI); whether it did."""
+        is_child = os.getpid() != self.process
+        if is_child:
             self.reset()
+        return is_child
 
     # Pools
 
@@ -178,26 +180,41 @@ class Ledger:
             self.is_attached = False
             self._unmark()
 
-    def attach(self) -> None:
-        """Take up again what is still there; what ended unobserved is closed for an unknown reason."""
+    def attach(self, is_wanted: Callable[[Upstream], bool], take_up: Callable[[PoolRecord], None]) -> None:
+        """Take up again what is still there; what ended unobserved is closed for an unknown reason.
+
+        Args:
+            is_wanted: whether an upstream is to be watched; one that is no longer is forgotten, but for its totals.
+            take_up: called with each pool that is watched again.
+        """
         self.check_process()
         with self._held():
             self.is_attached = True
             for book in self._books.values():
                 book.waiting.clear()
                 book.out.clear()
-                for pool in tuple(book.pools):
-                    live = pool.pool()
-                    if live is not None:
-                        live.__dict__[MARK] = pool
-                for connection in tuple(book.connections):
-                    conn = connection.conn and connection.conn()
-                    if conn is not None and _same_socket(connection, conn):
-                        # Requests and returns were missed: what rests on them is left out from now on.
-                        connection.adopted, connection.returned_at = True, None
-                        conn.__dict__[MARK] = connection
-                    else:
-                        self._apply(_closed_unseen(connection))
+                if is_wanted(book.upstream):
+                    self._take_up(book, take_up)
+                else:
+                    book.adopted -= len(book.connections)
+                    book.connections.clear()
+                    book.pools.clear()
+
+    def _take_up(self, book: Book, take_up: Callable[[PoolRecord], None]) -> None:
+        for pool in tuple(book.pools):
+            live = pool.pool()
+            if live is not None:
+                take_up(pool)
+                live.__dict__[MARK] = pool
+        for connection in tuple(book.connections):
+            conn = connection.conn and connection.conn()
+            if conn is not None and _same_socket(connection, conn):
+                # Requests and returns were missed: what rests on them is left out from now on.
+                connection.adopted, connection.returned_at, connection.opened_at = True, None, None
+                conn.__dict__[MARK] = connection
+            else:
+                connection.is_open = False
+                self._apply(_closed_unseen(connection))
 
     def reset(self) -> None:
         """Empty books, as a forked child must have them: the parent tells of its own."""
@@ -285,9 +302,8 @@ class Ledger:
         open_: Counter[OpenKey] = Counter()
         sockets: Counter[SocketKey] = Counter()
         oldest = 0
-        now = self._clock()
         for connection in tuple(book.connections):
-            is_idle, state = looks.get(connection) or (False, UNKNOWN_STATE)
+            is_idle, state, now = looks.get(connection) or (False, UNKNOWN_STATE, 0)
             level = IDLE if is_idle else ACTIVE
             peer = connection.peer[0] if self.by_peer and connection.peer else None
             open_[level, connection.version, peer] += 1
@@ -332,8 +348,8 @@ class Ledger:
             use_ns=book.use_ns + sum(each.use_ns for each in book.connections),
         )
 
-    def _look(self, book: Book) -> dict[ConnectionRecord, tuple[bool, SocketState]]:
-        """By connection: whether it lies in its pool, and its socket's state. Books what ended meanwhile."""
+    def _look(self, book: Book) -> dict[ConnectionRecord, tuple[bool, SocketState, int]]:
+        """By connection: whether it lies in its pool, its socket's state, and when. Books what ended meanwhile."""
         queues: dict[PoolRecord, set[int] | None] = {}
         for pool in tuple(book.pools):
             live = pool.pool()
@@ -348,7 +364,7 @@ class Ledger:
                 continue
             lying_here = queues.get(connection.pool)
             is_idle = connection not in book.out if lying_here is None else id(conn) in lying_here
-            looks[connection] = is_idle, _kernel.read_state(conn.sock)
+            looks[connection] = is_idle, _kernel.read_state(conn.sock), self._clock()
         if strangers:
             # A close posts before it acts, so that what ended properly is booked by now. The rest lost its socket
             # behind urllib3's back.

@@ -151,12 +151,15 @@ def family_of(sock: Any) -> str | None:
     return {socket.AF_INET: "ipv4", socket.AF_INET6: "ipv6"}.get(getattr(sock, "family", None))  # type: ignore[arg-type]
 
 
-def defining_class(cls: type, name: str) -> type:
-    """The class to patch so that ``name`` is seen on every instance of ``cls``; never one of the standard library."""
+def defining_class(cls: type, name: str) -> type | None:
+    """The class to patch so that a method is seen on every instance of ``cls``, ``None`` if there is none.
+
+    Never one of the standard library: a method that comes from there is patched where it is inherited.
+    """
     for base in cls.__mro__:
-        if name in vars(base):
+        if inspect.isroutine(vars(base).get(name)):
             return cls if base.__module__ == http.client.__name__ else base
-    return cls
+    return None
 
 
 def _code(function: Any) -> CodeType:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from . import _kernel, _urllib3
 from ._faults import Fuse
 from ._ledger import MARK, Ledger
-from ._lifecycle import SUPPRESSED, Use
+from ._lifecycle import SUPPRESSED, Upstream, Use
 from ._records import (
     Adopted,
     CheckedOut,
@@ -84,6 +84,13 @@ class Watch:
 
     # Pools
 
+    def resume(self) -> None:
+        """Take up again what an earlier ``install()`` had seen."""
+        self.ledger.attach(self._is_wanted, self.set_simple)
+
+    def _is_wanted(self, upstream: Upstream) -> bool:
+        return not any(fnmatchcase(upstream.address.lower(), each) for each in self._settings.excluded_hosts)
+
     def see(self, pool: Any) -> PoolRecord | None:
         """The record of a pool at its first checkout, ``None`` while its use is suppressed.
 
@@ -91,7 +98,7 @@ class Watch:
         """
         upstream = _urllib3.upstream_of(pool)
         ledger = self.ledger
-        if any(fnmatchcase(upstream.address.lower(), pattern) for pattern in self._settings.excluded_hosts):
+        if not self._is_wanted(upstream):
             record = PoolRecord(None, None, is_block=False, is_proxied=False, size=0)
             ledger.leave_alone(weakref.ref(pool, ledger.forget_left_alone), record)
             pool.__dict__[MARK] = record
@@ -199,7 +206,8 @@ class Watch:
         """A checkout that was more than a clean reuse."""
         self.ledger.post(checkout)
         self.ledger.settle()
-        self.sample(checkout)
+        if checkout.waited_ns is not None:
+            self.sample(checkout)
         self._observe("checked_out", checkout)
 
     def tell_set_up(self, set_up: SetUp) -> None:

@@ -12,7 +12,7 @@ from time import monotonic_ns
 from typing import Any
 
 from . import _kernel, _urllib3
-from ._ledger import MARK, fin_seen
+from ._ledger import MARK, fin_seen, record_of, remote_close_of
 from ._lifecycle import SUPPRESSED, DropPhase, Outcome, SetupCause, Use
 from ._records import CheckedOut, ConnectionRecord, Dropped, PoolRecord
 from ._verdicts import close_wait_ns, drop_reason
@@ -178,14 +178,14 @@ class CheckoutHooks:
         return is_dropped
 
     def _found_dropped(self, conn: Any) -> None:
-        connection: ConnectionRecord | None = conn.__dict__.get(MARK)
+        connection: ConnectionRecord | None = record_of(conn)
         sock = getattr(conn, "sock", None)
         if connection is None or not connection.is_open or sock is None:
             return  # closed on this side, which urllib3 calls dropped too; or a pool that is left alone
         now = monotonic_ns()
         state = _kernel.inspect_dropped(sock)
         idle_ns = connection.idle_ns(now)
-        fin = fin_seen(connection, state, idle_ns)
+        remote_close = remote_close_of(connection, state, idle_ns)
         self._watch.local.drop = connection.drop = Dropped(
             connection,
             DropPhase.CHECKOUT,
@@ -194,10 +194,11 @@ class CheckoutHooks:
             state=state,
             idle_ns=idle_ns,
             close_wait_ns=close_wait_ns(state, idle_ns),
-            remote_close_ns=fin.remote_close_ns if fin else None,
+            remote_close_ns=remote_close,
             age_ns=connection.age_ns(now),
             served=connection.served(),
         )
+        fin = fin_seen(connection, remote_close)
         if fin is not None and self._watch.current_use() is not SUPPRESSED:
             self._watch.sample(fin)
 

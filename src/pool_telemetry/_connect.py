@@ -8,7 +8,7 @@ from typing import Any
 
 from . import _urllib3
 from ._faults import Fuse
-from ._ledger import MARK
+from ._ledger import record_of
 from ._lifecycle import SUPPRESSED
 from ._records import ConnectionRecord, SetUp
 from ._setup import Setup
@@ -24,7 +24,7 @@ class ConnectHooks:
 
     def connect(self, wrapped: Any, conn: Any, args: Any, kwargs: Any) -> Any:
         """The wrapper of a connection's ``connect``."""
-        connection: ConnectionRecord | None = conn.__dict__.get(MARK)
+        connection: ConnectionRecord | None = record_of(conn)
         if connection is None or connection.setup is not None:
             return wrapped(*args, **kwargs)  # a pool that is left alone; or an override that calls super()
         local = self._watch.local

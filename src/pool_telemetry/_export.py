@@ -15,12 +15,10 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+from ._errors import MissingExporterError
+
 # The names that OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER may hold, as the entry points of exporters have them.
 _ALIASES = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
-
-
-class MissingExporterError(ImportError):
-    """An exporter was asked for whose package is not installed."""
 
 
 def build_providers() -> None:

@@ -57,6 +57,7 @@ def install(
         TypeError: an unknown setting, or a value of the wrong type.
         ValueError: a value that is not allowed.
         UnsupportedUrllib3Error: a urllib3 whose pool is not known, urllib3-future for one.
+        MissingExporterError: ``export`` is on, and the package of the exporter is not installed.
     """
     settings = Settings.resolve(
         {

@@ -85,7 +85,9 @@ def addresses(sock: Any) -> tuple[tuple[str, int | None] | None, int | None]:
     """The peer's address and port (a path and ``None`` for a unix socket), and the local port."""
     raw = _kernel_socket(sock)
     try:
-        peer, local = raw.getpeername(), raw.getsockname()
+        # PySocks overrides getpeername(): it gives the origin, which is not whom this socket is connected to.
+        peer = socket.socket.getpeername(raw) if isinstance(raw, socket.socket) else raw.getpeername()
+        local = raw.getsockname()
     except Exception:
         return None, None
     if isinstance(peer, tuple) and isinstance(local, tuple):

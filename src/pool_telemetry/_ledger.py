@@ -190,7 +190,7 @@ class Ledger:
         self.check_process()
         with self._held():
             self.is_attached = True
-            for book in self._books.values():
+            for book in tuple(self._books.values()):
                 book.waiting.clear()
                 book.out.clear()
                 if is_wanted(book.upstream):
@@ -222,9 +222,10 @@ class Ledger:
         self._clear()
 
     def _unmark(self) -> None:
-        marked: list[Any] = [pool.pool for book in self._books.values() for pool in book.pools]
-        marked += [each.conn for book in self._books.values() for each in (*book.connections, *book.out)]
-        marked += self._left_alone
+        marked: list[Any] = [*self._left_alone]
+        for book in tuple(self._books.values()):
+            marked += [pool.pool for pool in tuple(book.pools)]
+            marked += [connection.conn for connection in (*book.connections, *book.out)]
         for reference in marked:
             live = reference and reference()
             if live is not None:
@@ -312,7 +313,7 @@ class Ledger:
             if is_idle and state.tcp_state == CLOSE_WAIT:
                 idle = connection.idle_ns(now)
                 oldest = max(oldest, close_wait_ns(state, idle) or 0)
-                fin = fin_seen(connection, state, idle)
+                fin = fin_seen(connection, remote_close_of(connection, state, idle))
                 if fin is not None:
                     fins.append(fin)
         sizes: Counter[bool] = Counter()
@@ -376,12 +377,22 @@ class Ledger:
         return looks
 
 
-def fin_seen(connection: ConnectionRecord, state: SocketState, idle_ns: int | None) -> FinSeen | None:
-    """When the peer's FIN came, for the first who asks; ``None`` where that cannot be known."""
-    if connection.pool.is_proxied:
-        return None
-    fin = remote_close_ns(state, idle_ns, connection.tls_version)
-    return FinSeen(connection, fin) if fin is not None and connection.claim_fin() else None
+def record_of(conn: Any) -> Any:
+    """The record that a connection object carries, ``None`` if it has none."""
+    return getattr(conn, "__dict__", _NO_MARKS).get(MARK)
+
+
+_NO_MARKS: dict[str, Any] = {}
+
+
+def remote_close_of(connection: ConnectionRecord, state: SocketState, idle_ns: int | None) -> int | None:
+    """Idle age at which the upstream closed; ``None`` where that cannot be known, behind another's socket for one."""
+    return None if connection.pool.is_proxied else remote_close_ns(state, idle_ns, connection.tls_version)
+
+
+def fin_seen(connection: ConnectionRecord, remote_close: int | None) -> FinSeen | None:
+    """What to tell of a connection's end by the upstream: once, by the first who sees it."""
+    return FinSeen(connection, remote_close) if remote_close is not None and connection.claim_fin() else None
 
 
 def _book_of(details: Any) -> Book:

@@ -11,10 +11,10 @@ from time import monotonic_ns
 from typing import Any
 
 from . import _kernel, _urllib3
-from ._ledger import MARK
+from ._ledger import record_of
 from ._lifecycle import ESTABLISHED, CloseReason, DropPhase
 from ._records import Closed, ConnectionRecord, Dropped, LostRace
-from ._verdicts import race_reason
+from ._verdicts import has_data_come, race_reason
 from ._watch import Watch, type_name
 
 try:
@@ -30,8 +30,6 @@ _CONNECTION_ERRNOS = frozenset(
     if (number := getattr(errno, name, None)) is not None
 )
 _UNEXPECTED_EOF = -1  # the errno that pyOpenSSL gives to it
-# The kernel counts in jiffies of up to 4 ms: data that came this much after the checkout is the response's.
-_JIFFIES_NS = 10_000_000
 
 
 class RequestHooks:
@@ -60,7 +58,7 @@ class RequestHooks:
 
     def _failed(self, conn: Any, error: BaseException) -> None:
         try:
-            connection: ConnectionRecord | None = conn.__dict__.get(MARK)
+            connection: ConnectionRecord | None = record_of(conn)
             if connection is None:
                 return
             if connection.is_open:  # otherwise http.client has closed it, and close() has judged
@@ -86,13 +84,10 @@ class RequestHooks:
         now = monotonic_ns()
         state = _kernel.inspect_failed(sock)
         is_alive = not is_of_socket and state.tcp_state == ESTABLISHED and state.error is None
-        # Of TLS it cannot be told whether data came, its alerts are data too.
-        has_data_come = (
-            connection.tls_version is None
-            and state.data_age_ns is not None
-            and state.data_age_ns + _JIFFIES_NS < now - connection.checked_out_at
-        )
-        if is_alive or has_data_come:
+        since_return_ns = connection.idle_ns(now)
+        # Of TLS it cannot be told whether bytes of a response came, its alerts are data too.
+        is_tls = connection.tls_version is not None
+        if is_alive or (not is_tls and has_data_come(state, now - connection.checked_out_at, since_return_ns)):
             return
         connection.close_reason = CloseReason.LOST_RACE
         number = error.errno if isinstance(error, OSError) else None
@@ -100,7 +95,7 @@ class RequestHooks:
         connection.drop = Dropped(
             connection,
             DropPhase.REQUEST,
-            race_reason(state, number, is_end_of_stream=is_end, is_tls=connection.tls_version is not None),
+            race_reason(state, number, since_return_ns, is_end_of_stream=is_end, is_tls=is_tls),
             started_at=connection.checked_out_at,
             state=state,
             idle_ns=connection.idle_ns(connection.checked_out_at),
@@ -120,7 +115,7 @@ class RequestHooks:
         May run inside garbage collection, under any lock: it only reads, and appends to deques.
         """
         try:
-            connection = conn.__dict__.get(MARK)
+            connection = record_of(conn)
             if connection is not None:
                 self._closing(connection, conn, _urllib3.Closer(sys._getframe(1)))
         except Exception:

@@ -63,7 +63,7 @@ class SpanObserver:
                 attributes[names.LINKED_SPAN.format(kind=kind, part="trace_id")] = f"{used.trace_id:032x}"
                 attributes[names.LINKED_SPAN.format(kind=kind, part="span_id")] = f"{used.span_id:016x}"
         name = names.DROPPED_SPAN.format(upstream=_label(upstream))
-        span = self._make(name, drop.started_at, drop.ended_at, attributes, links=_links(linked))
+        span = self._make(name, _on_the_wall(drop.started_at, drop.ended_at), attributes, _links(linked))
         span_context = span.get_span_context()
         return span_context if span_context.is_valid else None
 
@@ -82,11 +82,14 @@ class SpanObserver:
         is_root = not trace.get_current_span().get_span_context().is_valid
         links = _links({names.REPLACES: connection.repairs} if is_root else {})
         name = names.SETUP_SPAN.format(upstream=_label(upstream))
-        span = self._make(name, set_up.started_at, set_up.ended_at, attributes, links, set_up.error)
+        times = _on_the_wall(set_up.started_at, set_up.ended_at)
+        span = self._make(name, times, attributes, links, set_up.error)
         context = trace.set_span_in_context(span)
+        moved = times[0] - set_up.started_at  # the phases by the same amount, so that they lie within
         for phase in set_up.phases:
             phase_name, phase_attributes = _phase(phase, connection, upstream, set_up.phases[-1])
-            self._make(phase_name, phase.started_at, phase.ended_at, phase_attributes, (), phase.error, context)
+            times = phase.started_at + moved, phase.ended_at + moved
+            self._make(phase_name, times, phase_attributes, (), phase.error, context)
 
     def checked_out(self, checkout: CheckedOut) -> None:
         """The span of a long wait, and that of a checkout where each is asked for."""
@@ -98,41 +101,44 @@ class SpanObserver:
             **upstream_attributes(upstream),
             names.OUTCOME: checkout.outcome.value,
         }
-        started_at, ended_at, error = checkout.started_at, checkout.ended_at, checkout.error
+        times, error = _on_the_wall(checkout.started_at, checkout.ended_at), checkout.error
         waited = seconds(checkout.waited_ns)
         if waited is not None and (waited > self._settings.wait_threshold or checkout.outcome is Outcome.TIMED_OUT):
             name = names.WAIT_SPAN.format(upstream=_label(upstream))
-            self._make(name, started_at, ended_at, {**attributes, names.ERROR_TYPE: error}, error=error)
+            self._make(name, times, {**attributes, names.ERROR_TYPE: error}, error=error)
         if self._settings.spans == "all" and trace.get_current_span().get_span_context().is_valid:
             attributes[names.IDLE_DURATION] = seconds(checkout.idle_ns)
             name = names.CHECKOUT_SPAN.format(upstream=_label(upstream))
-            self._make(name, started_at, ended_at, attributes)
+            self._make(name, times, attributes)
 
     def _make(
         self,
         name: str,
-        started_at: int,
-        ended_at: int,
+        times: tuple[int, int],
         attributes: Attributes,
         links: Iterable[Link] = (),
         error: str | None = None,
         context: Any = None,
     ) -> trace.Span:
-        # Both clocks are read together, so that a step of the wall clock moves the span and does not stretch it.
-        wall_ns = time.time_ns() - time.monotonic_ns()
         span = self._tracer.start_span(
             name,
             context,
             SpanKind.INTERNAL,
             {key: value for key, value in attributes.items() if value is not None},
             tuple(links),
-            started_at + wall_ns,
+            times[0],
         )
         if error is not None:
             span.set_attribute(names.ERROR_TYPE, error)
             span.set_status(Status(StatusCode.ERROR))
-        span.end(ended_at + wall_ns)
+        span.end(times[1])
         return span
+
+
+def _on_the_wall(started_at: int, ended_at: int) -> tuple[int, int]:
+    # One offset for both: a step of the wall clock moves a span, it does not stretch it.
+    offset = time.time_ns() - time.monotonic_ns()
+    return started_at + offset, ended_at + offset
 
 
 def seconds(nanoseconds: int | None) -> float | None:

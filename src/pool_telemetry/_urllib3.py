@@ -22,15 +22,12 @@ from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import ClosedPoolError
 from urllib3.util.proxy import connection_requires_http_tunnel
 
+from ._errors import UnsupportedUrllib3Error
 from ._lifecycle import CloseReason, Upstream
 
 _OLDEST = (1, 26, 16)
 _MAJORS = (1, 2)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-class UnsupportedUrllib3Error(RuntimeError):
-    """The urllib3 in this process is not one that can be told of."""
 
 
 def check_supported() -> None:
@@ -78,8 +75,8 @@ def _unix_path(pool: Any) -> str | None:
 def is_tunnelled(pool: Any) -> bool:
     """Whether requests go through a CONNECT tunnel."""
     proxy = getattr(pool, "proxy", None)
-    if proxy is None:
-        return False
+    if proxy is None or (getattr(pool, "host", None), getattr(pool, "port", None)) == (proxy.host, proxy.port):
+        return False  # what a proxy forwards goes through a pool of the proxy's own
     try:
         return bool(connection_requires_http_tunnel(proxy, getattr(pool, "proxy_config", None), pool.scheme))
     except Exception:

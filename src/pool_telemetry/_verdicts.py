@@ -6,6 +6,9 @@ import errno
 
 from ._lifecycle import CLOSE_WAIT, CLOSED, ESTABLISHED, DropReason, SocketState
 
+#: The kernel's times are in jiffies of up to 4 ms: two of them differ for certain only if they do by more than this.
+JIFFIES_NS = 10_000_000
+
 
 def drop_reason(state: SocketState, tls_version: str | None) -> DropReason:
     """Why a pooled connection is readable.
@@ -47,15 +50,15 @@ def _holds_alert(ciphertext: bytes, tls_version: str) -> bool:
     return False
 
 
-def race_reason(state: SocketState, number: int | None, *, is_end_of_stream: bool, is_tls: bool) -> DropReason:
+def race_reason(
+    state: SocketState, number: int | None, since_return_ns: int | None, *, is_end_of_stream: bool, is_tls: bool
+) -> DropReason:
     """How the peer ended a connection between the check and the response.
-
-    A socket that got a FIN, was written to and then got the answering RST is as closed as one that got the RST first.
-    But before an RST that came first nothing stayed unacknowledged, while after a FIN the request did.
 
     Args:
         state: of the socket, before it is closed.
         number: errno of the exception that the request raised.
+        since_return_ns: time since the connection was last returned to its pool.
         is_end_of_stream: the exception said that the stream had ended.
         is_tls: a close_notify may have ended it, without a FIN.
     """
@@ -64,14 +67,48 @@ def race_reason(state: SocketState, number: int | None, *, is_end_of_stream: boo
     if errno.ECONNRESET in (number, state.error):
         return DropReason.RESET
     if state.tcp_state == CLOSED and state.error is None:
-        if state.is_sent_unacked is None:
-            return DropReason.UNKNOWN
-        return DropReason.FIN if state.is_sent_unacked else DropReason.RESET
+        return _closed_by(state, since_return_ns, is_end_of_stream, is_tls)
     if is_tls and state.tcp_state == ESTABLISHED:
         return DropReason.CLOSE_NOTIFY
     if state.tcp_state is not None or is_end_of_stream:
         return DropReason.FIN
     return DropReason.UNKNOWN
+
+
+def _closed_by(state: SocketState, since_return_ns: int | None, is_end_of_stream: bool, is_tls: bool) -> DropReason:
+    """What closed a socket whose pending error somebody has taken: an RST, or a FIN and the RST after it.
+
+    To a request that comes after its FIN the peer's kernel answers with an RST: the request stays unacknowledged. Where
+    nothing does, the RST came first. Where something does, the times tell: a FIN comes with an ACK, some time
+    after the last data, and a close_notify is data, some time after the connection was returned.
+    """
+    if state.is_sent_unacked is False:
+        return DropReason.RESET
+    if state.is_sent_unacked is None or state.data_age_ns is None or state.ack_age_ns is None:
+        return DropReason.UNKNOWN
+    if since_return_ns is not None and since_return_ns > 2 * JIFFIES_NS:
+        has_notified = since_return_ns - state.data_age_ns > JIFFIES_NS
+        has_fin = state.data_age_ns - state.ack_age_ns > JIFFIES_NS
+        return DropReason.FIN if has_notified or has_fin else DropReason.RESET
+    if is_tls:
+        # OpenSSL's read takes an ECONNRESET and calls it the end of the stream; its write calls an EPIPE a bad end.
+        return DropReason.RESET if is_end_of_stream else DropReason.FIN
+    return DropReason.UNKNOWN
+
+
+def has_data_come(state: SocketState, in_request_ns: int, since_return_ns: int | None) -> bool:
+    """Whether data came in during a request on a plain connection, as far as the kernel's clock is fine enough.
+
+    Args:
+        state: of the socket.
+        in_request_ns: time since the connection was checked out.
+        since_return_ns: time since it was returned before that.
+    """
+    if state.data_age_ns is None:
+        return False
+    if state.data_age_ns + JIFFIES_NS < in_request_ns:
+        return True
+    return since_return_ns is not None and since_return_ns - state.data_age_ns > JIFFIES_NS
 
 
 def close_wait_ns(state: SocketState, idle_ns: int | None) -> int | None:

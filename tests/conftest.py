@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tests.bare_platform  # noqa: F401 - what it takes away has to be missing before anything else is imported
+
+# isort: split
 from collections.abc import Iterator
 from typing import Any
 

@@ -30,6 +30,7 @@ class CheckoutHooks:
         clock, current_use, samples = monotonic_ns, self._watch.current_use, self._watch.ledger.samples
         wants_samples, flush, fuse = self._watch.wants_samples, self._watch.flush, self._watch.fuse
         with_care, no_connection, checked_out = self._get_with_care, self._no_connection, self._checked_out
+        no_record = self._no_record
 
         def get_conn(wrapped: Any, pool: Any, args: Any, kwargs: Any) -> Any:
             record = pool.__dict__.get(MARK)
@@ -60,15 +61,16 @@ class CheckoutHooks:
             except Exception:
                 if hasattr(conn, "__dict__"):
                     fuse.blow()
-                else:  # no connection that urllib3 makes; all that can be known of it is that it was handed out
-                    self._tell(record, Outcome.NEW, None, clock(), None, None)
+                else:
+                    no_record(record, None)
             return conn
 
         return get_conn
 
     def _get_with_care(self, wrapped: Any, pool: Any, record: PoolRecord | None, args: Any, kwargs: Any) -> Any:
-        started_at = monotonic_ns()
+        started_at = None
         try:
+            started_at = monotonic_ns()
             record = record or self._watch.see(pool)
         except Exception:
             self._watch.fuse.blow()
@@ -84,11 +86,13 @@ class CheckoutHooks:
             self._no_connection(record, error, started_at)
             raise
         record.book.waiting.pop(ticket, None)
+        if not self._watch.ledger.is_attached:
+            return conn  # uninstalled meanwhile
         try:
             if hasattr(conn, "__dict__"):
                 self._checked_out(pool, record, conn, started_at)
             else:
-                self._tell(record, Outcome.NEW, started_at, monotonic_ns(), None, None)
+                self._no_record(record, started_at)
         except Exception:
             self._watch.fuse.blow()
         return conn
@@ -130,6 +134,13 @@ class CheckoutHooks:
         pool.book.take(connection)
         if outcome is not Outcome.REUSED or not pool.is_simple:
             self._tell(pool, outcome, started_at, now, idle_ns, use)
+
+    def _no_record(self, pool: PoolRecord, started_at: int | None) -> None:
+        """An object that urllib3 did not make, and that bears no record: it was handed out, no more can be known."""
+        try:
+            self._tell(pool, Outcome.NEW, started_at, monotonic_ns(), None, None)
+        except Exception:
+            self._watch.fuse.blow()
 
     def _no_connection(self, pool: PoolRecord, error: BaseException, started_at: int | None) -> None:
         try:

@@ -62,6 +62,8 @@ class ConnectHooks:
         try:
             now = monotonic_ns()
             setup, connection.setup = connection.setup, None
+            if not self._watch.ledger.is_attached:
+                return  # uninstalled meanwhile
             name = None if error is None else type_name(error)
             use = self._watch.current_use()
             if error is not None:

@@ -19,11 +19,14 @@ class Fuse:
     def __init__(self, part: str, switch_off: Callable[[], object]) -> None:
         self._part = part
         self._switch_off = switch_off
+        self._unblown = [True]
         self.is_blown = False
 
     def blow(self) -> None:
         """Report the exception that is being handled."""
-        if self.is_blown:
+        try:
+            self._unblown.pop()  # two threads may come at once, and one gets it
+        except IndexError:
             return
         self.is_blown = True
         self._switch_off()

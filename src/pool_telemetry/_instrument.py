@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from ._settings import Settings
 
 if TYPE_CHECKING:
+    from typing import NoReturn as Never
+
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
@@ -34,6 +36,7 @@ def install(
     export: bool | None = None,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
+    **unknown: Never,
 ) -> None:
     """Watch urllib3's connection pools in this process, and tell OpenTelemetry.
 
@@ -68,6 +71,7 @@ def install(
             "wait_threshold": wait_threshold,
             "peer_address": peer_address,
             "export": export,
+            **unknown,
         }
     )
     _check_provider("tracer_provider", tracer_provider, "get_tracer")
@@ -95,9 +99,12 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
     # Not at the top: gevent has to patch before urllib3 and ssl are imported, and may do so after us.
     from time import monotonic_ns
 
-    from . import _urllib3
+    import urllib3
 
-    _urllib3.check_supported()
+    from ._support import check_supported
+
+    check_supported(urllib3)
+    from . import _urllib3
     from ._context import current_use
     from ._hooks import Hooks
     from ._ledger import Ledger

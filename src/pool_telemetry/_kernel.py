@@ -6,6 +6,7 @@ left out.
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from typing import Any
@@ -88,23 +89,26 @@ def addresses(sock: Any) -> tuple[tuple[str, int | None] | None, int | None]:
         # PySocks overrides getpeername(): it gives the origin, which is not whom this socket is connected to.
         peer = socket.socket.getpeername(raw) if isinstance(raw, socket.socket) else raw.getpeername()
         local = raw.getsockname()
+        if isinstance(peer, tuple) and isinstance(local, tuple):
+            return (str(peer[0]), int(peer[1])), int(local[1])
     except Exception:
         return None, None
-    if isinstance(peer, tuple) and isinstance(local, tuple):
-        return (str(peer[0]), int(peer[1])), int(local[1])
     return ((peer, None), None) if isinstance(peer, str) and peer else (None, None)
 
 
 def _kernel_socket(sock: Any) -> Any:
     # SSLTransport and pyOpenSSL's WrappedSocket keep theirs in `socket`, gevent in `_sock`, eventlet in `fd`.
-    for _ in range(_LAYERS):
-        inner = None
-        if not isinstance(sock, socket.socket):
-            inner = getattr(sock, "socket", None) or getattr(sock, "fd", None)
-        inner = inner or getattr(sock, "_sock", None)
-        if inner is None or not hasattr(inner, "fileno"):
-            break
-        sock = inner
+    try:
+        for _ in range(_LAYERS):
+            inner = None
+            if not isinstance(sock, socket.socket):
+                inner = getattr(sock, "socket", None) or getattr(sock, "fd", None)
+            inner = inner or getattr(sock, "_sock", None)
+            if inner is None or not hasattr(inner, "fileno"):
+                break
+            sock = inner
+    except Exception:  # an attribute that raises
+        return None
     return sock
 
 
@@ -148,7 +152,22 @@ def _unread(raw: Any) -> int | None:
         return None
 
 
+def _is_readable(raw: Any) -> bool:
+    # recv() of a socket with a timeout waits for as long before it asks the kernel, MSG_DONTWAIT or not. A check that
+    # somebody has patched may call a connection dropped that has nothing to read.
+    try:
+        if hasattr(select, "poll"):  # select() bears no descriptor from 1024 on, but Windows has nothing else
+            poll = select.poll()
+            poll.register(raw, select.POLLIN)
+            return bool(poll.poll(0))
+        return bool(select.select([raw], [], [], 0)[0])
+    except Exception:
+        return True
+
+
 def _peek(raw: Any) -> tuple[bytes | None, int | None]:
+    if not _is_readable(raw):
+        return None, None
     flags = socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0)
     try:
         # SSLSocket.recv refuses flags; the method under it does not.

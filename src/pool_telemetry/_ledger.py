@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -164,6 +165,11 @@ class Ledger:
                 book = self._books.setdefault(upstream, Book(upstream))
             return book
 
+    def pools(self) -> list[PoolRecord]:
+        """All pools that are watched."""
+        with self._held():
+            return [pool for book in self._books.values() for pool in book.pools]
+
     def leave_alone(self, reference: Any, record: PoolRecord) -> None:
         """Remember a pool that is not looked at, to take the mark off it later."""
         self._left_alone[reference] = record
@@ -226,6 +232,9 @@ class Ledger:
         for book in tuple(self._books.values()):
             marked += [pool.pool for pool in tuple(book.pools)]
             marked += [connection.conn for connection in (*book.connections, *book.out)]
+            for pool in tuple(book.pools):  # what lies there without a socket is in no book
+                live = pool.pool()
+                marked += [weakref.ref(conn) for conn in (live is not None and self._pooled(live)) or ()]
         for reference in marked:
             live = reference and reference()
             if live is not None:

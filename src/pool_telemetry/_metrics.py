@@ -40,6 +40,7 @@ class MetricsEmitter:
         self._instruments: Instruments | None = None
         self._readings: list[Reading] = []
         self._served: set[str] = set()
+        self._reading_fuse = Fuse("the reading of the books", self._fall_silent)
         self._fuse = Fuse("the recording of metrics", ledger.samples.clear)
 
     def start(self, meter_provider: MeterProvider | None) -> None:
@@ -52,7 +53,12 @@ class MetricsEmitter:
     def stop(self) -> None:
         """Fall silent; the instruments stay, for one that is made twice would lose its callback."""
         if self._instruments is not None and self._instruments.source is self:
+            self.flush()
             self._instruments.source = None
+
+    def _fall_silent(self) -> None:
+        self._readings = []
+        self._ledger.samples.clear()
 
     # Observable instruments
 
@@ -61,11 +67,17 @@ class MetricsEmitter:
 
         All instruments of one collection are served from one walk: the first that asks a second time starts the next.
         """
+        if self._reading_fuse.is_blown or not (metric.is_core or self._settings.metrics == "all"):
+            return []
         if not self._served or metric.name in self._served:
             self._served = set()
-            self._readings, fins = self._ledger.read()
-            self._ledger.samples.extend(fins)
-            self.flush()
+            try:
+                self._readings, fins = self._ledger.read()
+                self._ledger.samples.extend(fins)
+                self.flush()
+            except Exception:
+                self._reading_fuse.blow()
+                return []
         self._served.add(metric.name)
         points = _POINTS[metric]
         return [
@@ -137,7 +149,9 @@ class MetricsEmitter:
     ) -> None:
         assert self._instruments is not None
         histogram = self._instruments.histograms.get(metric.name)
-        if value is None or use is SUPPRESSED or histogram is None:
+        # A provider may have been given more instruments by an earlier install() than these settings ask for.
+        is_wanted = metric.is_core or self._settings.metrics == "all"
+        if value is None or use is SUPPRESSED or histogram is None or not is_wanted:
             return
         pool = of.pool if isinstance(of, ConnectionRecord) else of
         assert pool.book is not None

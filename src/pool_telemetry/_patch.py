@@ -33,6 +33,7 @@ class Patches:
         self.gate: list[bool] = []
         self._patches: list[_Patch] = []
         self._lock = threading.RLock()
+        self._is_done = False
 
     def open(self) -> None:
         """Let the wrappers act."""
@@ -51,7 +52,8 @@ class Patches:
     def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         """Put what ``make(original)`` gives in a function's place, once."""
         with self._lock:
-            if any(patch.owner is owner and patch.name == name for patch in self._patches):
+            # A hook that was under way at undo() may meet a class only now.
+            if self._is_done or any(patch.owner is owner and patch.name == name for patch in self._patches):
                 return
             was_own = name in vars(owner)
             original = vars(owner)[name] if was_own else inspect.getattr_static(owner, name)
@@ -63,6 +65,7 @@ class Patches:
         """Silence the wrappers, and take them out last to first."""
         self.shut()
         with self._lock:
+            self._is_done = True
             while self._patches:
                 _take_out(self._patches.pop())
 
@@ -77,7 +80,8 @@ def _take_out(patch: _Patch) -> None:
         return
     # Somebody patched over it. Out of a chain of wrapt's wrappers ours can be taken; from under a closure it
     # cannot, and stays there, silent.
-    while isinstance(on_top, wrapt.ObjectProxy):
+    # FunctionWrapper is no ObjectProxy any more in wrapt 2.
+    while isinstance(on_top, wrapt.FunctionWrapper):
         if on_top.__wrapped__ is patch.ours:
             on_top.__wrapped__ = patch.original
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -97,7 +98,7 @@ def _whole_number(name: str, value: Any) -> int:
 def _seconds(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}={value!r} must be a number of seconds, 0 or more")
-    if not 0 <= value < float("inf"):
+    if not 0 <= value <= sys.float_info.max:
         raise ValueError(f"{name}={value!r} must be a number of seconds, 0 or more")
     return float(value)
 
@@ -118,7 +119,10 @@ def _patterns(name: str, value: Any) -> tuple[str, ...]:
 
 def _parse_int(text: str) -> int | str:
     # What is no number goes on as text, so that one check words one message.
-    return int(text) if text.lstrip("+-").isdigit() else text
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def _parse_float(text: str) -> float | str:

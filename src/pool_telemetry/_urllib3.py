@@ -22,33 +22,11 @@ from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import ClosedPoolError
 from urllib3.util.proxy import connection_requires_http_tunnel
 
-from ._errors import UnsupportedUrllib3Error
 from ._lifecycle import CloseReason, Upstream
 
 _OLDEST = (1, 26, 16)
 _MAJORS = (1, 2)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-def check_supported() -> None:
-    """Make sure that the urllib3 at hand is one whose pool is known.
-
-    Raises:
-        UnsupportedUrllib3Error: it is urllib3-future, or a version that is not supported.
-    """
-    version = str(getattr(urllib3, "__version__", "unknown"))
-    wanted = "pool_telemetry supports urllib3 from 1.26.16 up to, not including, 3"
-    # urllib3-future installs itself under urllib3's name, with another pool and a patch number of 900 and more.
-    if hasattr(urllib3, "AsyncPoolManager"):
-        raise UnsupportedUrllib3Error(
-            f"the installed urllib3 {version} is urllib3-future, whose pool is another one; {wanted}"
-        )
-    try:
-        numbers = tuple(int(part) for part in version.split(".")[:3])
-    except ValueError:
-        numbers = ()
-    if not numbers or numbers[0] not in _MAJORS or numbers < _OLDEST:
-        raise UnsupportedUrllib3Error(f"urllib3 {version} is not supported; {wanted}")
 
 
 def upstream_of(pool: Any) -> Upstream:

@@ -87,6 +87,15 @@ class Watch:
     def resume(self) -> None:
         """Take up again what an earlier ``install()`` had seen."""
         self.ledger.attach(self._is_wanted, self.set_simple)
+        for record in self.ledger.pools():
+            live = record.pool()
+            if live is not None:
+                self._adopt_pooled(record, live)
+
+    def _adopt_pooled(self, record: PoolRecord, pool: Any) -> None:
+        for conn in _urllib3.pooled(pool) or ():
+            if getattr(conn, "sock", None) is not None and MARK not in conn.__dict__:
+                self.adopt(record, conn)
 
     def _is_wanted(self, upstream: Upstream) -> bool:
         return not any(fnmatchcase(upstream.address.lower(), each) for each in self._settings.excluded_hosts)
@@ -120,9 +129,7 @@ class Watch:
         if winner is record:
             self.set_simple(record)
             post(PoolSeen(record))
-            for conn in _urllib3.pooled(pool) or ():
-                if getattr(conn, "sock", None) is not None:
-                    self.adopt(record, conn)
+            self._adopt_pooled(record, pool)
         return winner
 
     def set_simple(self, pool: PoolRecord) -> None:

@@ -86,8 +86,6 @@ class CheckoutHooks:
             self._no_connection(record, error, started_at)
             raise
         record.book.waiting.pop(ticket, None)
-        if not self._watch.ledger.is_attached:
-            return conn  # uninstalled meanwhile
         try:
             if hasattr(conn, "__dict__"):
                 self._checked_out(pool, record, conn, started_at)
@@ -99,13 +97,13 @@ class CheckoutHooks:
 
     def _checked_out(self, host_pool: Any, pool: PoolRecord, conn: Any, started_at: int | None) -> None:
         watch = self._watch
+        if not watch.ledger.is_attached:
+            return  # uninstalled meanwhile
         if watch.ledger.check_process():
             pool = watch.see(host_pool) or pool  # the first checkout in a forked child
         now = monotonic_ns()
         use = watch.current_use()
-        drop = self._take_drop()
-        if drop is not None and (drop.connection.pool is not pool or drop.connection.is_open):
-            drop = None  # somebody who patched over the check knew better
+        drop = self._take_drop(pool)
         connection: ConnectionRecord | None = conn.__dict__.get(MARK)
         lost = watch.take_lost_race(pool, now)
         idle_ns = None
@@ -146,7 +144,7 @@ class CheckoutHooks:
         try:
             now = monotonic_ns()
             use = self._watch.current_use()
-            drop = self._take_drop()
+            drop = self._take_drop(pool)
             idle_ns = None
             if drop is not None:
                 outcome, idle_ns = Outcome.REPLACED, drop.idle_ns
@@ -197,7 +195,7 @@ class CheckoutHooks:
         state = _kernel.inspect_dropped(sock)
         idle_ns = connection.idle_ns(now)
         remote_close = remote_close_of(connection, state, idle_ns)
-        self._watch.local.drop = connection.drop = Dropped(
+        connection.drop = Dropped(
             connection,
             DropPhase.CHECKOUT,
             drop_reason(state, connection.tls_version),
@@ -209,15 +207,28 @@ class CheckoutHooks:
             age_ns=connection.age_ns(now),
             served=connection.served(),
         )
+        self._drops().append(connection.drop)
         fin = fin_seen(connection, remote_close)
         if fin is not None and self._watch.current_use() is not SUPPRESSED:
             self._watch.sample(fin)
 
-    def _take_drop(self) -> Dropped | None:
+    def _drops(self) -> list[Dropped]:
+        # Of this thread, found by its checkouts under way: a finaliser or a log handler may make a request in the
+        # middle of one.
         local = self._watch.local
-        drop: Dropped | None = getattr(local, "drop", None)
-        local.drop = None
-        return drop
+        if not hasattr(local, "drops"):
+            local.drops = []
+        drops: list[Dropped] = local.drops
+        return drops
+
+    def _take_drop(self, pool: PoolRecord) -> Dropped | None:
+        drops = self._drops()
+        for drop in reversed(drops):
+            if drop.connection.pool is pool:
+                drops.remove(drop)
+                # Still open: somebody who patched over the check knew better.
+                return None if drop.connection.is_open else drop
+        return None
 
     def _tell_drop(self, drop: Dropped, now: int, use: Use) -> Use:
         drop = Dropped(**{**vars(drop), "ended_at": now, "use": use})
@@ -256,10 +267,10 @@ class CheckoutHooks:
 
     def _returned(self, pool: Any, conn: Any, connection: ConnectionRecord | None, now: int) -> None:
         record: PoolRecord | None = pool.__dict__.get(MARK)
-        if record is None or record.book is None:
+        if record is None or record.book is None or not self._watch.ledger.is_attached:
             return
         if connection is not None:
-            record.book.out.discard(connection)
+            record.book.put_back(connection)
         if getattr(conn, "sock", None) is not None:
             # It was out when install() was called, or was opened behind urllib3's back.
             self._watch.adopt(record, conn).returned_at = now

@@ -50,8 +50,12 @@ class ConnectHooks:
         if connection.is_open or connection.opened_at is not None:
             # A second socket within one checkout: http.client opens again by itself.
             previous = connection
+            book = previous.pool.book
+            was_out = book is not None and (previous in book.out or previous in book.missing)
             connection = watch.new_record(previous.pool, conn)
             connection.checked_out_at, connection.last_used = previous.checked_out_at, previous.last_used
+            if book is not None and was_out:
+                book.take(connection)
         is_tunnelled, proxy_scheme = _urllib3.proxy_of(conn)
         connection.setup = watch.local.setup = Setup(
             monotonic_ns(), is_tunnelled=is_tunnelled, proxy_scheme=proxy_scheme
@@ -71,21 +75,12 @@ class ConnectHooks:
             elif getattr(conn, "sock", None) is None:
                 return  # a stub that only pretends to connect
             else:
-                self._watch.opened(connection, conn)
+                self._watch.note_socket(connection, conn)
                 connection.opened_at = now
                 connection.opened_by = None if use is SUPPRESSED else use
             assert setup is not None
-            self._watch.tell_set_up(
-                SetUp(
-                    connection,
-                    connection.setup_cause,
-                    setup.started_at,
-                    now,
-                    setup.phases(now, name),
-                    use,
-                    name,
-                )
-            )
+            phases = setup.phases(now, name)
+            self._watch.tell_set_up(SetUp(connection, connection.setup_cause, setup.started_at, now, phases, use, name))
         except Exception:
             self._watch.fuse.blow()
 

@@ -114,8 +114,12 @@ class Ledger:
         self.process = os.getpid()
         # A lock that another thread held at the fork would stay locked: the child gets its own.
         self._lock = threading.Lock()
-        self._naming = threading.RLock()
-        self._holder: int | None = None
+        #: Held while a new pool or upstream is entered. The same thread may enter it again: a finaliser that makes a
+        #: request may run in there.
+        self.entering = threading.RLock()
+        # Threads that hold the lock or wait for it, noted before they ask: in a signal handler on top of one of them
+        # nobody must ask again.
+        self._inside: set[int] = set()
         self.samples.clear()
         self._posted.clear()
         self._books: dict[Upstream, Book] = {}
@@ -129,21 +133,29 @@ class Ledger:
 
     def settle(self) -> None:
         """Book what was posted, unless somebody is at it; then it is theirs to do."""
-        if self._lock.acquire(blocking=False):
-            try:
-                self._book()
-            finally:
-                self._lock.release()
+        me = threading.get_ident()
+        if me in self._inside:
+            return
+        self._inside.add(me)
+        try:
+            if self._lock.acquire(blocking=False):
+                try:
+                    self._book()
+                finally:
+                    self._lock.release()
+        finally:
+            self._inside.discard(me)
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
-        with self._lock:
-            self._holder = threading.get_ident()
-            try:
+        me = threading.get_ident()
+        self._inside.add(me)
+        try:
+            with self._lock:
                 self._book()
                 yield
-            finally:
-                self._holder = None
+        finally:
+            self._inside.discard(me)
 
     def check_process(self) -> bool:
         """Start with empty books in a forked child, also where no fork hook has run (uWSGI); whether it did."""
@@ -156,11 +168,10 @@ class Ledger:
 
     def open_book(self, upstream: Upstream) -> Book:
         """The book of an upstream, of ``_OTHER`` when there are too many."""
-        # A lock of its own, which the same thread may enter again: a finaliser that makes a request may run in here.
-        with self._naming:
+        with self.entering:
             book = self._books.get(upstream)
             if book is None:
-                if sum(each.address != OTHER for each in self._books) >= self.max_upstreams:
+                if sum(each.address != OTHER for each in tuple(self._books)) >= self.max_upstreams:
                     upstream = Upstream(OTHER, None, upstream.scheme)
                 book = self._books.setdefault(upstream, Book(upstream))
             return book
@@ -199,6 +210,7 @@ class Ledger:
             for book in tuple(self._books.values()):
                 book.waiting.clear()
                 book.out.clear()
+                book.missing.clear()
                 if is_wanted(book.upstream):
                     self._take_up(book, take_up)
                 else:
@@ -212,18 +224,28 @@ class Ledger:
             if live is not None:
                 take_up(pool)
                 live.__dict__[MARK] = pool
+        taken_up: set[int] = set()
         for connection in tuple(book.connections):
             conn = connection.conn and connection.conn()
-            if conn is not None and _same_socket(connection, conn):
-                # Requests and returns were missed: what rests on them is left out from now on.
-                connection.adopted, connection.returned_at, connection.opened_at = True, None, None
-                conn.__dict__[MARK] = connection
-            else:
+            if conn is None or not _same_socket(connection, conn):
                 connection.is_open = False
                 self._apply(_closed_unseen(connection))
+            elif id(conn) in taken_up:
+                # A hook that was under way at detach() has adopted what was known: one record is enough.
+                connection.is_open = False
+                book.connections.discard(connection)
+                book.adopted -= 1
+                book.checkouts[Outcome.REUSED] += connection.reuses
+            else:
+                taken_up.add(id(conn))
+                # Requests and returns were missed: what rests on them is left out from now on.
+                connection.adopted, connection.returned_at, connection.opened_at = True, None, None
+                connection.is_open = True
+                conn.__dict__[MARK] = connection
 
     def reset(self) -> None:
         """Empty books, as a forked child must have them: the parent tells of its own."""
+        self._book()  # what was only posted has its marks on the application's objects, too
         self._unmark()
         self._clear()
 
@@ -231,7 +253,7 @@ class Ledger:
         marked: list[Any] = [*self._left_alone]
         for book in tuple(self._books.values()):
             marked += [pool.pool for pool in tuple(book.pools)]
-            marked += [connection.conn for connection in (*book.connections, *book.out)]
+            marked += [connection.conn for connection in (*book.connections, *book.out, *book.missing)]
             for pool in tuple(book.pools):  # what lies there without a socket is in no book
                 live = pool.pool()
                 marked += [weakref.ref(conn) for conn in (live is not None and self._pooled(live)) or ()]
@@ -244,12 +266,10 @@ class Ledger:
     # Booking: under the lock
 
     def _book(self) -> None:
-        while True:
-            try:
-                details = self._posted.popleft()
-            except IndexError:
-                return
-            self._apply(details)
+        # Taken out once it is applied: a child that is forked in between must still find it.
+        while self._posted:
+            self._apply(self._posted[0])
+            self._posted.popleft()
 
     def _apply(self, details: Any) -> None:
         if isinstance(details, (PoolSeen, PoolGone)):
@@ -299,8 +319,8 @@ class Ledger:
         The totals and levels of one reading agree with each other to the last connection.
         """
         self.check_process()
-        if self._holder == threading.get_ident():
-            # A signal handler that collects in the middle of this very walk: the last figures are better than a hang.
+        if threading.get_ident() in self._inside:
+            # A signal handler that collects on top of our own booking: the last figures are better than a hang.
             return self._last, []
         with self._held():
             fins: list[FinSeen] = []
@@ -369,8 +389,12 @@ class Ledger:
         strangers = []
         for connection in tuple(book.connections):
             conn = connection.conn and connection.conn()
-            if conn is None or not _same_socket(connection, conn):
-                strangers.append((connection, conn))
+            if (
+                conn is None
+                or not _same_socket(connection, conn)
+                or (self.is_attached and record_of(conn) is not connection)
+            ):
+                strangers.append(connection)
                 continue
             lying_here = queues.get(connection.pool)
             is_idle = connection not in book.out if lying_here is None else id(conn) in lying_here
@@ -379,8 +403,8 @@ class Ledger:
             # A close posts before it acts, so that what ended properly is booked by now. The rest lost its socket
             # behind urllib3's back.
             self._book()
-            for connection, conn in strangers:
-                if connection in book.connections and conn is not None:
+            for connection in strangers:
+                if connection in book.connections:
                     connection.is_open = False
                     self._apply(_closed_unseen(connection))
         return looks

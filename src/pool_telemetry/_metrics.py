@@ -5,6 +5,7 @@ Nothing is recorded while a request runs, but for the one in ``MOST_SAMPLES`` th
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
@@ -40,6 +41,7 @@ class MetricsEmitter:
         self._instruments: Instruments | None = None
         self._readings: list[Reading] = []
         self._served: set[str] = set()
+        self._flushing: set[int] = set()
         self._reading_fuse = Fuse("the reading of the books", self._fall_silent)
         self._fuse = Fuse("the recording of metrics", ledger.samples.clear)
 
@@ -94,15 +96,22 @@ class MetricsEmitter:
         if self._fuse.is_blown or self._instruments is None or not self._instruments.has_sdk():
             samples.clear()
             return
+        me = threading.get_ident()
+        if me in self._flushing:
+            return  # a finaliser's request, while the SDK holds its own lock for this thread
+        self._flushing.add(me)
         try:
-            while True:
+            # Not "while there are any": those who add more would keep this thread at it, under the SDK's lock.
+            for _ in range(len(samples)):
                 try:
                     sample = samples.popleft()
-                except IndexError:
-                    return
+                except IndexError:  # another thread is at it as well
+                    break
                 self._record(sample)
         except Exception:
             self._fuse.blow()
+        finally:
+            self._flushing.discard(me)
 
     def _record(self, sample: Any) -> None:
         if isinstance(sample, tuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,8 +31,9 @@ class Patches:
     def __init__(self) -> None:
         self.gate: list[bool] = []
         self._patches: list[_Patch] = []
-        self._lock = threading.RLock()
-        self._is_done = False
+        # No lock: a thread may hold it at a fork, and the child would wait for ever.
+        self._claims: dict[tuple[Any, str], object] = {}
+        self._over: list[bool] = []  # a list, as the gate is: another thread may fill it between two looks
 
     def open(self) -> None:
         """Let the wrappers act."""
@@ -51,23 +51,27 @@ class Patches:
 
     def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         """Put what ``make(original)`` gives in a function's place, once."""
-        with self._lock:
-            # A hook that was under way at undo() may meet a class only now.
-            if self._is_done or any(patch.owner is owner and patch.name == name for patch in self._patches):
-                return
-            was_own = name in vars(owner)
-            original = vars(owner)[name] if was_own else inspect.getattr_static(owner, name)
-            ours = make(original)
-            self._patches.append(_Patch(owner, name, was_own, original, ours))
-            setattr(owner, name, ours)
+        claim = object()
+        if self._over or self._claims.setdefault((owner, name), claim) is not claim:
+            return
+        was_own = name in vars(owner)
+        original = vars(owner)[name] if was_own else inspect.getattr_static(owner, name)
+        ours = make(original)
+        setattr(owner, name, ours)
+        self._patches.append(_Patch(owner, name, was_own, original, ours))
+        if self._over:  # a hook that was under way at undo() has met a class only now
+            self.undo()
 
     def undo(self) -> None:
         """Silence the wrappers, and take them out last to first."""
         self.shut()
-        with self._lock:
-            self._is_done = True
-            while self._patches:
-                _take_out(self._patches.pop())
+        self._over.append(True)
+        while self._patches:
+            try:
+                patch = self._patches.pop()
+            except IndexError:  # another thread was faster
+                return
+            _take_out(patch)
 
 
 def _take_out(patch: _Patch) -> None:

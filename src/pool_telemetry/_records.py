@@ -46,6 +46,8 @@ class Book:
         self.opened = self.adopted = self.leaked = self.creations = 0
         self.use_ns = 0
         self.out: set[ConnectionRecord] = set()
+        # Closed while in use, and neither the object nor a None has come back: kept, or a leak would go unnoticed.
+        self.missing: set[ConnectionRecord] = set()
         self.waiting: dict[object, None] = {}
         self.peaks: list[int] = []
         self.peak = 0  # a hint that spares looking at `peaks`; it may lag behind
@@ -54,6 +56,11 @@ class Book:
         self.socket_keys: dict[SocketKey, None] = dict.fromkeys(BORN_SOCKETS)
         self.size_keys: dict[bool, None] = {}
         self.has_tcp_states = False
+
+    def put_back(self, connection: ConnectionRecord) -> None:
+        """Note that a connection is no longer in use, or that nothing more will come back of it."""
+        self.out.discard(connection)
+        self.missing.discard(connection)
 
     def take(self, connection: ConnectionRecord) -> None:
         """Note a connection as in use."""

@@ -128,7 +128,10 @@ class RequestHooks:
         was_out = connection in book.out
         if closer.is_urlopen:
             connection.has_failed = True
-            book.out.discard(connection)  # a None comes back in its place
+            book.put_back(connection)  # a None comes back in its place
+        elif was_out:
+            book.missing.add(connection)
+            book.out.discard(connection)
         if not connection.is_open or getattr(conn, "sock", None) is None:
             return
         if closer.error is not None:

@@ -13,10 +13,11 @@ from typing import Any, Protocol
 from . import _kernel, _urllib3
 from ._faults import Fuse
 from ._ledger import MARK, Ledger
-from ._lifecycle import SUPPRESSED, Upstream, Use
+from ._lifecycle import SUPPRESSED, CloseReason, Upstream, Use
 from ._records import (
     Adopted,
     CheckedOut,
+    Closed,
     ConnectionRecord,
     Dropped,
     Gone,
@@ -74,7 +75,7 @@ class Watch:
         self.current_use = current_use
         self.wants_samples = flush is not None
         self.fuse = Fuse("a hook", on_fault)
-        #: Of this thread: the drop that its checkout has just found, and the set-up that it is at.
+        #: Of this thread: the drops that its checkouts have just found, and the set-up that it is at.
         self.local = threading.local()
         self._settings = settings
         self._observer = observer
@@ -115,22 +116,25 @@ class Watch:
         if self.current_use() is SUPPRESSED:
             return None
         ledger.check_process()
-        record = PoolRecord(
-            None,
-            ledger.open_book(upstream),
-            is_block=bool(getattr(pool, "block", False)),
-            is_proxied=_urllib3.is_relayed(pool),
-            size=_urllib3.size_of(pool),
-        )
-        post = ledger.post
-        record.pool = weakref.ref(pool, lambda _: post(PoolGone(record)))
-        # Another thread may be seeing the same pool: one record wins, and only that one is booked.
-        winner: PoolRecord = pool.__dict__.setdefault(MARK, record)
-        if winner is record:
+        with ledger.entering:
+            seen: PoolRecord | None = pool.__dict__.get(MARK)
+            if seen is not None:  # another thread was faster
+                return seen
+            record = PoolRecord(
+                None,
+                ledger.open_book(upstream),
+                is_block=bool(getattr(pool, "block", False)),
+                is_proxied=_urllib3.is_relayed(pool),
+                size=_urllib3.size_of(pool),
+            )
+            post = ledger.post
+            record.pool = weakref.ref(pool, lambda _: post(PoolGone(record)))
             self.set_simple(record)
             post(PoolSeen(record))
             self._adopt_pooled(record, pool)
-        return winner
+            # Last: whoever finds the mark finds all that it stands for.
+            pool.__dict__[MARK] = record
+            return record
 
     def set_simple(self, pool: PoolRecord) -> None:
         """Decide whether the pool's checkouts can do without care."""
@@ -148,8 +152,9 @@ class Watch:
         if not pool.lost:
             return None
         lost = pool.lost.pop(threading.get_ident(), None)
-        for thread, other in tuple(pool.lost.items()):  # of threads that never came back
-            if now - other.at > _LOST_RACE_LASTS_NS:
+        for thread in tuple(pool.lost):  # of threads that never came back
+            other = pool.lost.get(thread)
+            if other is not None and now - other.at > _LOST_RACE_LASTS_NS:
                 pool.lost.pop(thread, None)
         self.set_simple(pool)
         return lost if lost is not None and now - lost.at <= _LOST_RACE_LASTS_NS else None
@@ -164,8 +169,11 @@ class Watch:
             self._meet_class(type(conn))
         else:
             if previous.pool.book is not None:
-                previous.pool.book.out.discard(previous)
+                previous.pool.book.put_back(previous)
             previous.conn = None  # its callback would tell of the same object again
+            if previous.is_open:  # it was given another socket behind urllib3's back
+                previous.is_open = False
+                self.ledger.post(Closed(previous, CloseReason.UNKNOWN, None, None, previous.use_ns))
         conn.__dict__[MARK] = connection
         connection.conn = weakref.ref(conn, functools.partial(self._gone, connection))
         return connection
@@ -174,12 +182,13 @@ class Watch:
         """The record of a connection that was found open."""
         connection = self.new_record(pool, conn)
         connection.adopted = True
-        self.opened(connection, conn)
+        self.note_socket(connection, conn)
         self.ledger.post(Adopted(connection))
+        connection.is_open = True
         return connection
 
-    def opened(self, connection: ConnectionRecord, conn: Any) -> None:
-        """Note the socket that a connection has now."""
+    def note_socket(self, connection: ConnectionRecord, conn: Any) -> None:
+        """Note what is to be known of the socket that a connection has now."""
         sock = conn.sock
         try:
             connection.sock = weakref.ref(sock)
@@ -188,7 +197,6 @@ class Watch:
         connection.peer, connection.local_port = _kernel.addresses(sock)
         connection.tls_version = _kernel.tls_version(sock)
         connection.version = _urllib3.protocol_version(conn)
-        connection.is_open = True
 
     def _gone(self, connection: ConnectionRecord, _: object) -> None:
         # May run inside garbage collection, under any lock: nothing but reading and appending to a deque.
@@ -197,8 +205,8 @@ class Watch:
             if pool.book is None:
                 return
             live = pool.pool()
-            was_out = connection in pool.book.out
-            pool.book.out.discard(connection)
+            was_out = connection in pool.book.out or connection in pool.book.missing
+            pool.book.put_back(connection)
             is_pool_open = live is not None and not _urllib3.is_closed(live) and self.ledger.is_attached
             connection.is_open = False
             is_leak = was_out and is_pool_open and not connection.has_failed
@@ -220,6 +228,7 @@ class Watch:
     def tell_set_up(self, set_up: SetUp) -> None:
         """A connection was opened, or could not be."""
         self.ledger.post(set_up)
+        set_up.connection.is_open = set_up.error is None
         self.ledger.settle()
         self.sample(set_up)
         self._observe("set_up", set_up)

@@ -152,7 +152,7 @@ def test_a_clean_reuse_takes_none_of_our_locks(
     ledger: Any = _instrument._ledger
     reuse(pool, 2)
     locks = []
-    for name, holder in (("_lock", ledger), ("_naming", ledger), ("_lock", _instrument)):
+    for name, holder in (("_lock", ledger), ("entering", ledger), ("_lock", _instrument)):
         lock = Counted(getattr(holder, name))
         monkeypatch.setattr(holder, name, lock)
         locks.append(lock)

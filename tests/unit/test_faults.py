@@ -167,7 +167,7 @@ HOOK_PARTS: list[tuple[Any, str]] = [
     *((_urllib3, name) for name in ("found_pool_closed", "Closer", "has_response_begun", "is_closed")),
     *((_watch, name) for name in ("PoolRecord", "ConnectionRecord", "Gone")),
     *((_watch.Watch, name) for name in ("see", "set_simple", "remember_lost_race", "take_lost_race", "new_record")),
-    *((_watch.Watch, name) for name in ("opened", "tell_checkout", "tell_set_up", "observe_drop", "sample")),
+    *((_watch.Watch, name) for name in ("note_socket", "tell_checkout", "tell_set_up", "observe_drop", "sample")),
     *((_ledger.Ledger, name) for name in ("settle", "_apply", "_book_pool", "_book_connection", "open_book")),
     (_ledger.Ledger, "check_process"),
     *((_records.ConnectionRecord, name) for name in ("idle_ns", "age_ns", "served")),

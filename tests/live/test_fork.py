@@ -1,0 +1,360 @@
+"""A forked child starts with empty books of its own, adopts what it inherits, and never hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import urllib3
+
+import pool_telemetry
+from misbehaving import Server, ServerProcess
+from pool_telemetry import _hooks, _instrument
+from tests.live.apart import run_apart
+from tests.support import Metrics, Telemetry, check_laws
+
+_ = _hooks  # imported, with all that it imports, before os.register_at_fork is taken away
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+CHILD_SECONDS = 10.0
+
+
+def pool_of(server: Server | ServerProcess, **options: Any) -> urllib3.HTTPConnectionPool:
+    return urllib3.HTTPConnectionPool(server.host, server.port, **options)
+
+
+def figures(metrics: Metrics) -> dict[str, float]:
+    """The totals and levels of one collection; the laws hold in it."""
+    names = {
+        "checkouts": "urllib3.pool.checkouts",
+        "opened": "urllib3.pool.opened_connections",
+        "closed": "urllib3.pool.closed_connections",
+        "open": "http.client.open_connections",
+        "pools": "urllib3.pool.count",
+        "creations": "urllib3.pool.creations",
+        "peak": "urllib3.pool.active.peak",
+        "leaked": "urllib3.pool.leaked_connections",
+    }
+    assert metrics.value("urllib3.pool.socket.count") == metrics.value("http.client.open_connections")
+    return {short: metrics.value(name) for short, name in names.items()}
+
+
+def fresh_telemetry(**settings: Any) -> Telemetry:
+    """Providers of the child's own: those of the parent bring its histograms along, and its locks as they were."""
+    pool_telemetry.uninstall()
+    telemetry = Telemetry()
+    telemetry.install(**settings)
+    return telemetry
+
+
+def in_child(work: Callable[[], Any]) -> Any:
+    """What a forked child's work gives, by way of JSON; a child that hangs is killed and fails."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        # Nothing of the parent's may run on in here: no finally, no atexit.
+        status = 1
+        try:
+            os.close(reader)
+            with os.fdopen(writer, "w") as told:
+                json.dump(work(), told)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
+    os.close(writer)
+    deadline = time.monotonic() + CHILD_SECONDS
+    with os.fdopen(reader) as told:
+        while True:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                break
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGABRT)  # faulthandler shows where it hangs
+                os.waitpid(child, 0)
+                raise AssertionError("the child hangs")
+            time.sleep(0.002)
+        assert status == 0, f"the child ended with {status}"
+        return json.loads(told.read())
+
+
+def is_dying_shown() -> None:
+    import faulthandler
+
+    faulthandler.enable()
+
+
+# Programs, each run in an interpreter of its own
+
+
+def child_with_books_of_its_own() -> None:
+    is_dying_shown()
+    telemetry = Telemetry()
+    telemetry.install(spans="off")
+    with Server() as server, pool_of(server, maxsize=3) as pool, pool_of(server) as second:
+        for _ in range(3):
+            pool.urlopen("GET", "/ok")
+        second.urlopen("GET", "/ok")
+        before = figures(telemetry.collect())
+        assert before["checkouts"] == 4
+
+        def work() -> list[dict[str, float]]:
+            at_first = figures(telemetry.collect())
+            with pool_of(server) as own:
+                own.urlopen("GET", "/ok")
+                own.urlopen("GET", "/ok")
+                during = figures(telemetry.collect())
+            return [at_first, during, figures(telemetry.collect())]
+
+        at_first, during, at_last = in_child(work)
+        assert set(at_first.values()) <= {0}
+        assert (during["checkouts"], during["opened"], during["open"], during["pools"]) == (2, 1, 1, 1)
+        assert during["peak"] == during["creations"] == 1
+        assert (at_last["closed"], at_last["open"]) == (1, 0)
+        assert figures(telemetry.collect()) == before
+        pool.urlopen("GET", "/ok")
+        after = figures(telemetry.collect())
+        assert after == {**before, "checkouts": 5}
+        check_laws(telemetry.collect(), checkouts=5)
+
+
+def child_that_inherits_a_connection(is_hooked: bool, is_in_use: bool, is_busy: bool) -> None:
+    """Idle or in use at the fork; also where no fork hook runs, and while another thread holds the ledger's lock."""
+    is_dying_shown()
+    if not is_hooked:
+        del os.register_at_fork
+    telemetry = Telemetry()
+    telemetry.install(spans="off")
+    ledger = _instrument._ledger
+    assert ledger is not None
+    with Server() as server, contextlib.ExitStack() as held:
+        if is_busy:
+            taken, done = threading.Event(), threading.Event()
+
+            def hold() -> None:
+                with ledger._lock:
+                    taken.set()
+                    done.wait(CHILD_SECONDS)
+
+            holder = threading.Thread(target=hold)
+            holder.start()
+            taken.wait()
+            held.callback(holder.join)
+            held.callback(done.set)
+        pool = pool_of(server)
+        response = pool.urlopen("GET", "/ok", preload_content=False)
+        if not is_in_use:
+            response.read()
+            response.release_conn()
+
+        def work() -> list[dict[str, float]]:
+            if is_in_use:
+                response.read()
+                response.release_conn()
+            pool.urlopen("GET", "/ok")
+            used = figures(telemetry.collect())
+            pool.urlopen("GET", "/ok")
+            again = figures(telemetry.collect())
+            pool.close()
+            return [used, again, figures(telemetry.collect())]
+
+        used, again, closed = in_child(work)
+        if is_hooked:
+            assert (used["opened"], used["open"], used["closed"]) == (0, 1, 0), used
+            assert (used["checkouts"], used["pools"], used["peak"]) == (1, 1, 1), used
+        else:
+            # The fork is noticed by the first connect or collection, not by a reuse.
+            assert set(used.values()) <= {0}, used
+        assert again["checkouts"] == used["checkouts"] + 1, again
+        assert (again["open"], again["opened"], again["closed"], again["pools"]) == (1, 0, 0, 1), again
+        assert (closed["open"], closed["opened"], closed["closed"], closed["pools"]) == (0, 0, 1, 0), closed
+        held.close()
+        assert figures(telemetry.collect())["opened"] == 1
+        if is_in_use:
+            response.close()
+        pool.close()
+
+
+def child_without_a_hook_that_connects() -> None:
+    is_dying_shown()
+    del os.register_at_fork
+    telemetry = Telemetry()
+    telemetry.install(spans="off")
+    with Server() as server, pool_of(server) as pool:
+        held = pool.urlopen("GET", "/ok", preload_content=False)
+        pool.urlopen("GET", "/close")
+
+        def work() -> dict[str, float]:
+            with pool_of(server) as own:
+                own.urlopen("GET", "/ok")
+                own.urlopen("GET", "/ok")
+                return figures(telemetry.collect())
+
+        found = in_child(work)
+        assert (found["checkouts"], found["opened"], found["open"], found["closed"]) == (2, 1, 1, 0)
+        assert (found["pools"], found["creations"], found["peak"]) == (1, 1, 1)
+        held.read()
+        held.release_conn()
+        check_laws(telemetry.collect(), checkouts=2)
+
+
+def forks_under_load(forks: int) -> None:
+    """Other threads open, drop, collect and lose connections, in ever new pools, while this one forks."""
+    is_dying_shown()
+    telemetry = Telemetry()
+    telemetry.install(spans="off", metrics="all")
+    done = threading.Event()
+    faults: list[BaseException] = []
+
+    def load(server: ServerProcess) -> None:
+        try:
+            while not done.is_set():
+                with pool_of(server, maxsize=1) as pool:
+                    for _ in range(3):
+                        pool.urlopen("GET", "/ok", retries=urllib3.Retry(50, backoff_factor=0))
+        except BaseException as fault:
+            faults.append(fault)
+
+    def read() -> None:
+        # What a collection does of ours; the SDK's own locks are not ours to mend.
+        ledger = _instrument._ledger
+        assert ledger is not None
+        while not done.is_set():
+            ledger.read()
+            time.sleep(0.0005)
+
+    with ServerProcess(seed=1) as server, Server() as calm:
+        threads = [threading.Thread(target=load, args=(server,)) for _ in range(3)] + [threading.Thread(target=read)]
+        with pool_of(calm) as pool:
+            pool.urlopen("GET", "/ok")  # imports what a first request imports: those locks are Python's own
+        sys.setswitchinterval(1e-5)
+        for thread in threads:
+            thread.start()
+
+        def work() -> dict[str, float]:
+            # As a child does that goes on with what it has inherited, but for the SDK.
+            with pool_of(calm) as own:
+                own.urlopen("GET", "/ok")
+                own.urlopen("GET", "/ok")
+                own_telemetry = fresh_telemetry(spans="off")
+                own.urlopen("GET", "/ok")
+                return figures(own_telemetry.collect())
+
+        try:
+            for number in range(forks):
+                found = in_child(work)
+                assert (found["checkouts"], found["opened"], found["open"]) == (3, 1, 1), (number, found)
+                assert found["pools"] == 1
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+        assert not faults, faults
+        check_laws(telemetry.collect())
+
+
+def fork_while_a_pool_is_being_entered() -> None:
+    is_dying_shown()
+    telemetry = Telemetry()
+    telemetry.install(spans="off")
+    ledger = _instrument._ledger
+    assert ledger is not None
+    with Server() as server:
+        taken, done = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with ledger.entering:
+                taken.set()
+                done.wait(CHILD_SECONDS + 5)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        taken.wait()
+
+        def work() -> float:
+            with pool_of(server) as own:
+                own.urlopen("GET", "/ok")
+                return telemetry.collect().value("urllib3.pool.opened_connections")
+
+        try:
+            assert in_child(work) == 1
+        finally:
+            done.set()
+            holder.join()
+
+
+def spawned(url: str, queue: Any) -> None:
+    telemetry = Telemetry()
+    telemetry.install(spans="off")
+    with urllib3.PoolManager() as http:
+        http.request("GET", url + "/ok")
+        queue.put(figures(telemetry.collect()))
+
+
+def forked_by_multiprocessing(url: str, telemetry: Telemetry, queue: Any) -> None:
+    with urllib3.PoolManager() as http:
+        http.request("GET", url + "/ok")
+        queue.put(figures(telemetry.collect()))
+
+
+def children_of_multiprocessing() -> None:
+    telemetry = Telemetry()
+    telemetry.install(spans="off")
+    with Server() as server, pool_of(server) as pool:
+        pool.urlopen("GET", "/ok")
+        pool.urlopen("GET", "/close")
+        before = figures(telemetry.collect())
+        for method, target, arguments in (
+            ("spawn", spawned, (server.url,)),
+            ("fork", forked_by_multiprocessing, (server.url, telemetry)),
+        ):
+            context: Any = multiprocessing.get_context(method)
+            queue = context.SimpleQueue()
+            child = context.Process(target=target, args=(*arguments, queue))
+            child.start()
+            found = queue.get()
+            child.join(CHILD_SECONDS)
+            assert child.exitcode == 0
+            assert (found["checkouts"], found["opened"], found["open"]) == (1, 1, 1), (method, found)
+        assert figures(telemetry.collect()) == before
+
+
+# The tests
+
+
+def test_a_child_begins_with_empty_books_and_leaves_the_parents_alone() -> None:
+    run_apart(child_with_books_of_its_own)
+
+
+@pytest.mark.parametrize("is_busy", [False, True], ids=["", "lock held"])
+@pytest.mark.parametrize("is_in_use", [False, True], ids=["idle", "in use"])
+@pytest.mark.parametrize("is_hooked", [True, False], ids=["hooked", "no hook"])
+def test_an_inherited_connection_is_adopted(is_hooked: bool, is_in_use: bool, is_busy: bool) -> None:
+    run_apart(child_that_inherits_a_connection, is_hooked, is_in_use, is_busy)
+
+
+def test_a_child_is_noticed_where_no_hook_runs() -> None:
+    run_apart(child_without_a_hook_that_connects)
+
+
+def test_a_hundred_forks_under_load_hang_no_child() -> None:
+    run_apart(forks_under_load, 100, seconds=60)
+
+
+def test_a_fork_while_a_pool_is_being_entered_does_not_hang_the_child() -> None:
+    run_apart(fork_while_a_pool_is_being_entered)
+
+
+def test_children_of_multiprocessing_count_for_themselves() -> None:
+    run_apart(children_of_multiprocessing)

@@ -1,13 +1,15 @@
 """The hooks at a pool's door: ``_get_conn``, ``is_connection_dropped`` and ``_put_conn``.
 
 They run with every request. A clean reuse takes no lock, makes no system call, records no measurement and makes no
-span: it writes into the connection's own record, which no other thread has at that moment.
+span, but for the one in ``MOST_SAMPLES`` that finds the buffer of samples full: it writes into the connection's own
+record, which no other thread has at that moment, and makes single atomic calls on what threads share.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from time import monotonic_ns
 from typing import Any
 
@@ -78,14 +80,14 @@ class CheckoutHooks:
             return wrapped(*args, **kwargs)
         ticket = object()
         if record.is_block:
-            record.book.waiting[ticket] = None
+            record.book.waiting.add(ticket)
         try:
             conn = wrapped(*args, **kwargs)
         except BaseException as error:
-            record.book.waiting.pop(ticket, None)
+            record.book.waiting.discard(ticket)
             self._no_connection(record, error, started_at)
             raise
-        record.book.waiting.pop(ticket, None)
+        record.book.waiting.discard(ticket)
         try:
             if hasattr(conn, "__dict__"):
                 self._checked_out(pool, record, conn, started_at)
@@ -187,7 +189,7 @@ class CheckoutHooks:
         return is_dropped
 
     def _found_dropped(self, conn: Any) -> None:
-        connection: ConnectionRecord | None = record_of(conn)
+        connection = record_of(conn)
         sock = getattr(conn, "sock", None)
         if connection is None or not connection.is_open or sock is None:
             return  # closed on this side, which urllib3 calls dropped too; or a pool that is left alone
@@ -231,7 +233,7 @@ class CheckoutHooks:
         return None
 
     def _tell_drop(self, drop: Dropped, now: int, use: Use) -> Use:
-        drop = Dropped(**{**vars(drop), "ended_at": now, "use": use})
+        drop = replace(drop, ended_at=now, use=use)
         self._watch.ledger.post(drop)
         self._watch.sample(drop)
         return self._watch.observe_drop(drop)

@@ -24,7 +24,7 @@ class ConnectHooks:
 
     def connect(self, wrapped: Any, conn: Any, args: Any, kwargs: Any) -> Any:
         """The wrapper of a connection's ``connect``."""
-        connection: ConnectionRecord | None = record_of(conn)
+        connection = record_of(conn)
         if connection is None or connection.setup is not None:
             return wrapped(*args, **kwargs)  # a pool that is left alone; or an override that calls super()
         local = self._watch.local

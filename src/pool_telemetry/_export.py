@@ -27,26 +27,30 @@ def build_providers() -> None:
     Raises:
         MissingExporterError: the package of the exporter that the variables name is not installed.
     """
-    if _is_unset(trace.get_tracer_provider()):
-        exporter = _exporter("traces")
-        if exporter is not None:
-            provider = TracerProvider()
+    # All exporters first: where one is missing, nothing has been set.
+    wants_traces, wants_metrics = _is_unset(trace.get_tracer_provider()), _is_unset(metrics.get_meter_provider())
+    span_exporters = _exporters("traces") if wants_traces else []
+    metric_exporters = _exporters("metrics") if wants_metrics else []
+    if span_exporters:
+        provider = TracerProvider()
+        for exporter in span_exporters:
             provider.add_span_processor(BatchSpanProcessor(exporter))
-            trace.set_tracer_provider(provider)
-    if _is_unset(metrics.get_meter_provider()):
-        exporter = _exporter("metrics")
-        if exporter is not None:
-            metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(exporter)]))
+        trace.set_tracer_provider(provider)
+    if metric_exporters:
+        metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(each) for each in metric_exporters]))
 
 
 def _is_unset(provider: object) -> bool:
     return type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))
 
 
-def _exporter(signal: str) -> Any:
-    name = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "otlp").strip() or "otlp"
-    if name == "none":
-        return None
+def _exporters(signal: str) -> list[Any]:
+    names = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").split(",")
+    named = [name.strip() for name in names if name.strip()] or ["otlp"]
+    return [_exporter(signal, name) for name in named if name != "none"]
+
+
+def _exporter(signal: str, name: str) -> Any:
     if name == "otlp":
         protocol = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL") or os.environ.get(
             "OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -29,8 +30,12 @@ class Fuse:
         except IndexError:
             return
         self.is_blown = True
-        self._switch_off()
-        log.exception(
-            "pool_telemetry has a fault in %s and has switched it off; the application's requests are not affected",
-            self._part,
-        )
+        # Each apart: neither a part that cannot be switched off nor a raising filter of the application's logging may
+        # reach the request.
+        with contextlib.suppress(Exception):
+            log.exception(
+                "pool_telemetry has a fault in %s and switches it off; the application's requests are not affected",
+                self._part,
+            )
+        with contextlib.suppress(Exception):
+            self._switch_off()

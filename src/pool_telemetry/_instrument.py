@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ._settings import Settings
 
 if TYPE_CHECKING:
-    from typing import NoReturn as Never
+    from typing import NoReturn as Never  # which has this name from Python 3.11 on
 
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
@@ -41,7 +41,8 @@ def install(
     """Watch urllib3's connection pools in this process, and tell OpenTelemetry.
 
     Call it once at start-up, before or after the providers are set, from any thread. While installed a second call
-    changes nothing: ``uninstall()`` first to change settings. It starts no thread, timer or signal handler.
+    changes nothing: ``uninstall()`` first to change settings. It starts no thread, timer or signal handler; only the
+    SDK that ``export`` sets up has threads.
 
     Args:
         spans: ``"off"``, ``"notable"`` (default: drops, set-ups and long waits) or ``"all"`` (each checkout too).
@@ -50,11 +51,12 @@ def install(
         excluded_hosts: shell-style patterns of hosts to leave alone, a list or one string with commas.
         wait_threshold: seconds, 0.01 by default; a shorter wait for a connection makes no span.
         peer_address: add ``network.peer.address`` to connection-level metrics, ``False`` by default.
-        export: build SDK providers from the ``OTEL_*`` variables where the application has set none.
+        export: build SDK providers from the ``OTEL_*`` variables where the application has set none,
+            ``False`` by default.
         tracer_provider: instead of the global one.
         meter_provider: instead of the global one.
 
-    Each setting may be given as an environment variable ``POOL_TELEMETRY_…`` as well; arguments come first.
+    All but the providers may be given as environment variables ``POOL_TELEMETRY_…`` as well; arguments come first.
 
     Raises:
         TypeError: an unknown setting, or a value of the wrong type.
@@ -121,17 +123,15 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
             os.register_at_fork(after_in_child=_start_afresh_in_child)
     _ledger.max_upstreams = settings.max_upstreams
     _ledger.by_peer = settings.peer_address
-    emitter = None
-    if settings.metrics != "off":
-        emitter = MetricsEmitter(settings, _ledger)
+    emitter = MetricsEmitter(settings, _ledger) if settings.metrics != "off" else None
     observer = SpanObserver(settings, tracer_provider) if settings.spans != "off" else None
     hooks = Hooks(
         _ledger,
         settings,
         current_use,
         observer,
-        emitter.flush if emitter else None,
-        emitter.stop if emitter else lambda: None,
+        flush=emitter.flush if emitter else None,
+        on_fault=emitter.fall_silent if emitter else lambda: None,
     )
     try:
         hooks.put_in()

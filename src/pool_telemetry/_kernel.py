@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 import socket
 import struct
+from dataclasses import replace
 from typing import Any
 
 from ._lifecycle import CLOSE_WAIT, UNKNOWN_STATE, SocketState
@@ -59,7 +60,7 @@ def inspect_dropped(sock: Any) -> SocketState:
     raw = _kernel_socket(sock)
     state = _state(raw)
     peeked, error = _peek(raw)
-    return SocketState(**{**vars(state), "peeked": peeked, "error": error, "unread": _unread(raw)})
+    return replace(state, peeked=peeked, error=error, unread=_unread(raw))
 
 
 def inspect_failed(sock: Any) -> SocketState:
@@ -70,7 +71,7 @@ def inspect_failed(sock: Any) -> SocketState:
         error = raw.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or None
     except Exception:
         error = None
-    return SocketState(**{**vars(state), "error": error})
+    return replace(state, error=error)
 
 
 def tls_version(sock: Any) -> str | None:

@@ -6,7 +6,7 @@ the books. What a clean reuse counts stays in the connection's own record until 
 
 What threads share, and who writes it:
     ``_posted``                 any thread appends, the holder of the lock takes out
-    ``Book.out``, ``.waiting``  sets and dicts, changed by single atomic calls
+    ``Book.out``, ``.waiting``  sets, changed by single atomic calls
     ``Book.peaks``              appended by any thread; its maximum counts
     everything else             the holder of the lock
 """
@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,7 +37,6 @@ from ._records import (
     ACTIVE,
     BORN_OPEN,
     IDLE,
-    MOST_PEERS,
     Adopted,
     Book,
     CheckedOut,
@@ -56,6 +54,8 @@ from ._records import (
 )
 from ._verdicts import close_wait_ns, remote_close_ns
 
+# Each address that a connection had is a series, which does not vanish: a rotating set must not grow for ever.
+_MOST_PEERS = 200
 #: The name under which a pool and a connection carry their record, in their ``__dict__``.
 MARK = "_pool_telemetry"
 
@@ -111,7 +111,7 @@ class Ledger:
         self._clear()
 
     def _clear(self) -> None:
-        self.process = os.getpid()
+        self._process = os.getpid()
         # A lock that another thread held at the fork would stay locked: the child gets its own.
         self._lock = threading.Lock()
         #: Held while a new pool or upstream is entered. The same thread may enter it again: a finaliser that makes a
@@ -159,7 +159,7 @@ class Ledger:
 
     def check_process(self) -> bool:
         """Start with empty books in a forked child, also where no fork hook has run (uWSGI); whether it did."""
-        is_child = os.getpid() != self.process
+        is_child = os.getpid() != self._process
         if is_child:
             self.reset()
         return is_child
@@ -250,18 +250,22 @@ class Ledger:
         self._clear()
 
     def _unmark(self) -> None:
-        marked: list[Any] = [*self._left_alone]
-        for book in tuple(self._books.values()):
-            marked += [pool.pool for pool in tuple(book.pools)]
-            marked += [connection.conn for connection in (*book.connections, *book.out, *book.missing)]
-            for pool in tuple(book.pools):  # what lies there without a socket is in no book
-                live = pool.pool()
-                marked += [weakref.ref(conn) for conn in (live is not None and self._pooled(live)) or ()]
-        for reference in marked:
-            live = reference and reference()
-            if live is not None:
-                live.__dict__.pop(MARK, None)
+        for live in self._marked():
+            getattr(live, "__dict__", {}).pop(MARK, None)
         self._left_alone.clear()
+
+    def _marked(self) -> Iterator[Any]:
+        """What may bear a mark; among it ``None``, and whatever else lies in the application's pools."""
+        for reference in tuple(self._left_alone):
+            yield reference()
+        for book in tuple(self._books.values()):
+            for pool in tuple(book.pools):
+                live = pool.pool()
+                yield live
+                if live is not None:  # what lies there without a socket is in no book
+                    yield from self._pooled(live) or ()
+            for connection in (*book.connections, *book.out, *book.missing):
+                yield connection.conn and connection.conn()
 
     # Booking: under the lock
 
@@ -352,7 +356,7 @@ class Ledger:
             if live is not None and not self.is_closed(live):
                 pools += 1
                 sizes[pool.is_block] += pool.size
-        if len(book.open_keys) > MOST_PEERS:  # a rotating set of addresses must not grow for ever
+        if len(book.open_keys) > _MOST_PEERS:
             book.open_keys = dict.fromkeys(BORN_OPEN)
         book.open_keys.update(dict.fromkeys(open_))
         book.socket_keys.update(dict.fromkeys(sockets))
@@ -410,12 +414,10 @@ class Ledger:
         return looks
 
 
-def record_of(conn: Any) -> Any:
+def record_of(conn: Any) -> ConnectionRecord | None:
     """The record that a connection object carries, ``None`` if it has none."""
-    return getattr(conn, "__dict__", _NO_MARKS).get(MARK)
-
-
-_NO_MARKS: dict[str, Any] = {}
+    record: ConnectionRecord | None = getattr(conn, "__dict__", {}).get(MARK)
+    return record
 
 
 def remote_close_of(connection: ConnectionRecord, state: SocketState, idle_ns: int | None) -> int | None:

@@ -17,14 +17,11 @@ from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvid
 from . import _semconv as names
 from ._faults import Fuse
 from ._ledger import Ledger, Reading
-from ._lifecycle import OTHER, SUPPRESSED, DropPhase, Upstream, Use
+from ._lifecycle import OTHER, SUPPRESSED, DropPhase, Outcome, Upstream, Use
 from ._records import CheckedOut, Closed, ConnectionRecord, Dropped, FinSeen, PoolRecord, SetUp
-from ._semconv import Metric, upstream_attributes
+from ._semconv import Attributes, Metric, known, seconds, upstream_attributes
 from ._settings import Settings
 from ._version import __version__
-
-Attributes = dict[str, Any]
-_SECOND = 1e9
 
 
 class MetricsEmitter:
@@ -47,16 +44,25 @@ class MetricsEmitter:
 
     def start(self, meter_provider: MeterProvider | None) -> None:
         """Make the instruments of a meter provider that it does not have yet, and feed them from now on."""
-        wanted = [metric for metric in names.METRICS if metric.is_core or self._settings.metrics == "all"]
         self._instruments = Instruments.of(meter_provider)
-        self._instruments.ensure(wanted)
+        self._instruments.ensure(filter(self._wants, names.METRICS))
         self._instruments.source = self
+
+    def fall_silent(self) -> None:
+        """Tell nothing any more, after a fault; may run inside garbage collection, so nothing is recorded."""
+        if self._instruments is not None and self._instruments.source is self:
+            self._instruments.source = None
+        self._ledger.samples.clear()
 
     def stop(self) -> None:
         """Fall silent; the instruments stay, for one that is made twice would lose its callback."""
         if self._instruments is not None and self._instruments.source is self:
             self.flush()
             self._instruments.source = None
+
+    def _wants(self, metric: Metric) -> bool:
+        # Asked at each point too: an earlier install() may have given the provider more instruments than this one does.
+        return metric.is_core or self._settings.metrics == "all"
 
     def _fall_silent(self) -> None:
         self._readings = []
@@ -69,7 +75,7 @@ class MetricsEmitter:
 
         All instruments of one collection are served from one walk: the first that asks a second time starts the next.
         """
-        if self._reading_fuse.is_blown or not (metric.is_core or self._settings.metrics == "all"):
+        if self._reading_fuse.is_blown or not self._wants(metric):
             return []
         if not self._served or metric.name in self._served:
             self._served = set()
@@ -83,7 +89,7 @@ class MetricsEmitter:
         self._served.add(metric.name)
         points = _POINTS[metric]
         return [
-            Observation(value, {**_upstream_attributes(reading.upstream), **attributes})
+            Observation(value, known({**_upstream_attributes(reading.upstream), **attributes}))
             for reading in self._readings
             for attributes, value in points(reading)
         ]
@@ -116,34 +122,29 @@ class MetricsEmitter:
     def _record(self, sample: Any) -> None:
         if isinstance(sample, tuple):
             connection, idle_ns, use = sample
-            self._put(names.IDLE_TIME, idle_ns, connection, use, {names.OUTCOME: "reused"})
+            self._put(names.IDLE_TIME, idle_ns, connection, use, {names.OUTCOME: Outcome.REUSED.value})
         elif isinstance(sample, Dropped):
             if sample.phase is DropPhase.CHECKOUT:
-                replaced = {names.OUTCOME: "replaced"}
+                replaced = {names.OUTCOME: Outcome.REPLACED.value}
                 self._put(names.IDLE_TIME, sample.idle_ns, sample.connection, sample.use, replaced)
                 self._put(names.CLOSE_WAIT_TIME, sample.close_wait_ns, sample.connection, sample.use)
         elif isinstance(sample, FinSeen):
             self._put(names.REMOTE_CLOSE, sample.remote_close_ns, sample.connection, None)
         elif isinstance(sample, CheckedOut):
-            attributes = {} if sample.error is None else {names.ERROR_TYPE: sample.error}
-            self._put(names.WAIT, sample.waited_ns, sample.pool, sample.use, attributes)
+            self._put(names.WAIT, sample.waited_ns, sample.pool, sample.use, {names.ERROR_TYPE: sample.error})
         elif isinstance(sample, SetUp):
             self._record_setup(sample)
         elif isinstance(sample, Closed):
             version = {names.PROTOCOL_VERSION: sample.connection.version}
             self._put(names.LIFE, sample.age_ns, sample.connection, None, version)
-            self._put(names.REQUESTS, sample.served, sample.connection, None, scale=1)
+            self._put(names.REQUESTS, sample.served, sample.connection, None)
 
     def _record_setup(self, set_up: SetUp) -> None:
-        attributes = {names.SETUP_CAUSE: set_up.cause.value}
-        if set_up.error is not None:
-            attributes[names.ERROR_TYPE] = set_up.error
+        attributes = {names.SETUP_CAUSE: set_up.cause.value, names.ERROR_TYPE: set_up.error}
         took_ns = set_up.ended_at - set_up.started_at
         self._put(names.SETUP, took_ns, set_up.connection, set_up.use, attributes)
         for phase in set_up.phases:
-            attributes = {names.SETUP_PHASE: phase.name.value}
-            if phase.error is not None:
-                attributes[names.ERROR_TYPE] = phase.error
+            attributes = {names.SETUP_PHASE: phase.name.value, names.ERROR_TYPE: phase.error}
             took_ns = phase.ended_at - phase.started_at
             self._put(names.PHASE, took_ns, set_up.connection, set_up.use, attributes)
 
@@ -154,25 +155,22 @@ class MetricsEmitter:
         of: ConnectionRecord | PoolRecord,
         use: Use,
         attributes: Attributes | None = None,
-        scale: float = _SECOND,
     ) -> None:
         assert self._instruments is not None
         histogram = self._instruments.histograms.get(metric.name)
-        # A provider may have been given more instruments by an earlier install() than these settings ask for.
-        is_wanted = metric.is_core or self._settings.metrics == "all"
-        if value is None or use is SUPPRESSED or histogram is None or not is_wanted:
+        amount = seconds(value) if metric.unit == "s" else value
+        if amount is None or use is SUPPRESSED or histogram is None or not self._wants(metric):
             return
         pool = of.pool if isinstance(of, ConnectionRecord) else of
         assert pool.book is not None
         every = {**_upstream_attributes(pool.book.upstream), **(attributes or {})}
         if self._settings.peer_address and isinstance(of, ConnectionRecord) and of.peer is not None:
             every[names.PEER_ADDRESS] = of.peer[0]
-        histogram.record(value if scale == 1 else value / scale, every, _exemplar_context(use))
+        histogram.record(amount, known(every), _exemplar_context(use))
 
 
 def _upstream_attributes(upstream: Upstream) -> Attributes:
-    attributes = upstream_attributes(upstream)
-    return attributes if upstream.address != OTHER else {**attributes, names.METRIC_OVERFLOW: True}
+    return {**upstream_attributes(upstream), names.METRIC_OVERFLOW: True if upstream.address == OTHER else None}
 
 
 def _exemplar_context(use: Use) -> Context:
@@ -260,24 +258,17 @@ Points = Iterator[tuple[Attributes, float]]
 
 def _open(reading: Reading) -> Points:
     for (state, version, peer), count in reading.open.items():
-        attributes = {names.POOL_STATE: state, names.PROTOCOL_VERSION: version}
-        yield attributes if peer is None else {**attributes, names.PEER_ADDRESS: peer}, count
+        yield {names.POOL_STATE: state, names.PROTOCOL_VERSION: version, names.PEER_ADDRESS: peer}, count
 
 
 def _sockets(reading: Reading) -> Points:
     for (state, tcp_state), count in reading.sockets.items():
-        attributes = {names.POOL_STATE: state}
-        yield attributes if tcp_state is None else {**attributes, names.TCP_STATE: tcp_state}, count
+        yield {names.POOL_STATE: state, names.TCP_STATE: tcp_state}, count
 
 
 def _drops(reading: Reading) -> Points:
     for (reason, phase), count in reading.drops.items():
         yield {names.DROP_REASON: reason.value, names.DROP_PHASE: phase.value}, count
-
-
-def _close_wait_age(reading: Reading) -> Points:
-    if reading.close_wait_age_ns is not None:
-        yield {}, reading.close_wait_age_ns / _SECOND
 
 
 def _by(attribute: str, pick: Callable[[Reading], dict[Any, int]]) -> Callable[[Reading], Points]:
@@ -288,9 +279,11 @@ def _by(attribute: str, pick: Callable[[Reading], dict[Any, int]]) -> Callable[[
     return points
 
 
-def _one(pick: Callable[[Reading], float]) -> Callable[[Reading], Points]:
+def _one(pick: Callable[[Reading], float | None]) -> Callable[[Reading], Points]:
     def points(reading: Reading) -> Points:
-        yield {}, pick(reading)
+        value = pick(reading)
+        if value is not None:
+            yield {}, value
 
     return points
 
@@ -303,11 +296,11 @@ _POINTS: dict[Metric, Callable[[Reading], Points]] = {
     names.LEAKED: _one(lambda reading: reading.leaked),
     names.OPEN: _open,
     names.SOCKETS: _sockets,
-    names.CLOSE_WAIT_AGE: _close_wait_age,
+    names.CLOSE_WAIT_AGE: _one(lambda reading: seconds(reading.close_wait_age_ns)),
     names.PENDING: _one(lambda reading: reading.pending),
     names.SIZE: _by(names.POOL_BLOCK, lambda reading: reading.sizes),
     names.PEAK: _one(lambda reading: reading.peak),
     names.POOLS: _one(lambda reading: reading.pools),
     names.CREATIONS: _one(lambda reading: reading.creations),
-    names.USE_TIME: _one(lambda reading: reading.use_ns / _SECOND),
+    names.USE_TIME: _one(lambda reading: seconds(reading.use_ns)),
 }

@@ -83,8 +83,7 @@ def _take_out(patch: _Patch) -> None:
             delattr(patch.owner, patch.name)
         return
     # Somebody patched over it. Out of a chain of wrapt's wrappers ours can be taken; from under a closure it
-    # cannot, and stays there, silent.
-    # FunctionWrapper is no ObjectProxy any more in wrapt 2.
+    # cannot, and stays there, silent. (Not of ObjectProxy: in wrapt 2 a FunctionWrapper is none.)
     while isinstance(on_top, wrapt.FunctionWrapper):
         if on_top.__wrapped__ is patch.ours:
             on_top.__wrapped__ = patch.original

@@ -30,7 +30,6 @@ OpenKey = tuple[str, str, str | None]  # idle or active, protocol version, the p
 SocketKey = tuple[str, str | None]  # idle or active, TCP state
 BORN_OPEN: tuple[OpenKey, ...] = ((IDLE, "1.1", None), (ACTIVE, "1.1", None))
 BORN_SOCKETS: tuple[SocketKey, ...] = ((IDLE, ESTABLISHED), (IDLE, CLOSE_WAIT))
-MOST_PEERS = 200
 
 
 class Book:
@@ -48,7 +47,7 @@ class Book:
         self.out: set[ConnectionRecord] = set()
         # Closed while in use, and neither the object nor a None has come back: kept, or a leak would go unnoticed.
         self.missing: set[ConnectionRecord] = set()
-        self.waiting: dict[object, None] = {}
+        self.waiting: set[object] = set()
         self.peaks: list[int] = []
         self.peak = 0  # a hint that spares looking at `peaks`; it may lag behind
         # Series do not vanish: what was once reported is reported as 0 when it is empty.
@@ -72,7 +71,7 @@ class Book:
 
 
 class PoolRecord:
-    """What is known of one live pool; it belongs to us, and holds the pool by a weak reference only."""
+    """What is known of one live pool."""
 
     __slots__ = ("book", "is_block", "is_proxied", "is_simple", "lost", "pool", "size")
 

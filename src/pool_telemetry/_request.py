@@ -24,12 +24,9 @@ except ImportError:  # a Python without ssl
 else:
     _TLS_ERRORS = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
-_CONNECTION_ERRNOS = frozenset(
-    number
-    for name in ("ECONNRESET", "EPIPE", "ECONNABORTED", "ENOTCONN", "ESHUTDOWN", "ETIMEDOUT")
-    if (number := getattr(errno, name, None)) is not None
-)
 _UNEXPECTED_EOF = -1  # the errno that pyOpenSSL gives to it
+_ERRNO_NAMES = ("ECONNRESET", "EPIPE", "ECONNABORTED", "ENOTCONN", "ESHUTDOWN", "ETIMEDOUT")  # not all are everywhere
+_CONNECTION_ERRNOS = {getattr(errno, name) for name in _ERRNO_NAMES if hasattr(errno, name)} | {_UNEXPECTED_EOF}
 
 
 class RequestHooks:
@@ -58,7 +55,7 @@ class RequestHooks:
 
     def _failed(self, conn: Any, error: BaseException) -> None:
         try:
-            connection: ConnectionRecord | None = record_of(conn)
+            connection = record_of(conn)
             if connection is None:
                 return
             if connection.is_open:  # otherwise http.client has closed it, and close() has judged
@@ -112,7 +109,7 @@ class RequestHooks:
     def close(self, wrapped: Any, conn: Any, args: Any, kwargs: Any) -> Any:
         """The wrapper of a connection's ``close``.
 
-        May run inside garbage collection, under any lock: it only reads, and appends to deques.
+        May run inside garbage collection, under any lock: it waits for none, and leaves what it has to tell in deques.
         """
         try:
             connection = record_of(conn)
@@ -167,6 +164,4 @@ def _is_connection_error(error: BaseException) -> bool:
     if isinstance(error, (ConnectionError, *_TLS_ERRORS)):
         return True
     # pyOpenSSL raises a bare OSError. A read timeout is one too, without an errno.
-    return type(error) in (OSError, TimeoutError) and (
-        getattr(error, "errno", None) in _CONNECTION_ERRNOS or getattr(error, "errno", None) == _UNEXPECTED_EOF
-    )
+    return type(error) in (OSError, TimeoutError) and getattr(error, "errno", None) in _CONNECTION_ERRNOS

@@ -1,10 +1,13 @@
-"""Names, units and bucket borders of all that is emitted."""
+"""Names, units and bucket borders of all that is emitted, and the form in which values go out."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 from ._lifecycle import Upstream
+
+#: By name; what is ``None`` is not known, and left out when it is emitted.
+Attributes = dict[str, Any]
 
 SCOPE = "pool_telemetry"
 #: Pinned; raised on purpose, together with the names that it covers.
@@ -23,7 +26,6 @@ PROTOCOL_VERSION = "network.protocol.version"
 NETWORK_TRANSPORT = "network.transport"
 NETWORK_TYPE = "network.type"
 POOL_STATE = "http.connection.state"
-IDLE, ACTIVE = "idle", "active"
 
 OUTCOME = "urllib3.pool.checkout.outcome"
 POOL_BLOCK = "urllib3.pool.block"
@@ -185,9 +187,16 @@ METRICS = (
 )
 
 
-def upstream_attributes(upstream: Upstream) -> dict[str, Any]:
+def upstream_attributes(upstream: Upstream) -> Attributes:
     """The attributes that every point and every span carries."""
-    attributes: dict[str, Any] = {SERVER_ADDRESS: upstream.address, URL_SCHEME: upstream.scheme}
-    if upstream.port is not None:
-        attributes[SERVER_PORT] = upstream.port
-    return attributes
+    return {SERVER_ADDRESS: upstream.address, URL_SCHEME: upstream.scheme, SERVER_PORT: upstream.port}
+
+
+def known(attributes: Attributes) -> Attributes:
+    """Those attributes that have a value."""
+    return {key: value for key, value in attributes.items() if value is not None}
+
+
+def seconds(nanoseconds: int | None) -> float | None:
+    """Nanoseconds inside are seconds outside."""
+    return None if nanoseconds is None else nanoseconds / 1e9

@@ -14,8 +14,7 @@ log = logging.getLogger("pool_telemetry")
 ENVIRONMENT_PREFIX = "POOL_TELEMETRY_"
 SPANS = ("off", "notable", "all")
 METRICS = ("off", "core", "all")
-_TRUE = frozenset({"1", "true", "yes", "on"})
-_FALSE = frozenset({"0", "false", "no", "off", ""})
+_FLAGS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def _one_of(allowed: tuple[str, ...]) -> Callable[[str, Any], str]:
     def check(name: str, value: Any) -> str:
         if value not in allowed:
             raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, allowed))}")
-        return str(value)
+        return allowed[allowed.index(value)]  # not str(value): of an enum's member that is another one
 
     return check
 
@@ -117,24 +116,21 @@ def _patterns(name: str, value: Any) -> tuple[str, ...]:
     return tuple(pattern.strip().lower() for pattern in value if pattern.strip())
 
 
-def _parse_int(text: str) -> int | str:
-    # What is no number goes on as text, so that one check words one message.
-    try:
-        return int(text)
-    except ValueError:
-        return text
+# What cannot be parsed goes on as text, so that one check words one message.
 
 
-def _parse_float(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def _number(parse: Callable[[str], float]) -> Callable[[str], float | str]:
+    def parse_or_keep(text: str) -> float | str:
+        try:
+            return parse(text)
+        except ValueError:
+            return text
+
+    return parse_or_keep
 
 
 def _parse_flag(text: str) -> bool | str:
-    lowered = text.lower()
-    return True if lowered in _TRUE else False if lowered in _FALSE else text
+    return _FLAGS.get(text.lower(), text)
 
 
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
@@ -149,9 +145,9 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "spans": str.lower,
     "metrics": str.lower,
-    "max_upstreams": _parse_int,
+    "max_upstreams": _number(int),
     "excluded_hosts": str,
-    "wait_threshold": _parse_float,
+    "wait_threshold": _number(float),
     "peer_address": _parse_flag,
     "export": _parse_flag,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ._lifecycle import OTHER
 
@@ -19,7 +19,7 @@ class PhaseName(str, enum.Enum):
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a set-up.
+    """A part of a set-up; times in nanoseconds of the monotonic clock.
 
     Attributes:
         target: the name looked up, for ``dns``.
@@ -44,21 +44,17 @@ class Setup:
         self._proxy_scheme = proxy_scheme
         self._phases: list[Phase] = []
         self._handshakes: list[Phase] = []
-        self._target: str | None = None
-        self._family: str | None = None
-        self._began: tuple[PhaseName, int] | None = None
+        self._begun: Phase | None = None  # its end is yet to come
         self._connected_at: int | None = None
 
     def lookup(self, now: int, name: str | None) -> None:
         """The address is about to be looked up; ``None`` for an address that needs no look-up."""
-        self._target = name
-        self._began = (PhaseName.DNS, now)
+        self._begun = None if name is None else Phase(PhaseName.DNS, now, now, target=name)
 
     def attempt(self, now: int, family: str | None) -> None:
         """A socket is about to be connected; an attempt before it has failed, how is not to be seen here."""
-        self._end(now, OTHER if self._began and self._began[0] is PhaseName.CONNECT else None)
-        self._family = family
-        self._began = (PhaseName.CONNECT, now)
+        self._end(now, OTHER if self._begun and self._begun.name is PhaseName.CONNECT else None)
+        self._begun = Phase(PhaseName.CONNECT, now, now, family=family)
 
     def connected(self, now: int, error: str | None) -> None:
         """The attempts are over, with the error that ended them."""
@@ -71,31 +67,21 @@ class Setup:
         self._handshakes.append(Phase(PhaseName.TLS, started_at, now, error=error))
 
     def _end(self, now: int, error: str | None) -> None:
-        began, self._began = self._began, None
-        if began is None:
-            return
-        name, started_at = began
-        if name is PhaseName.DNS and self._target is None:
-            return  # nothing was looked up
-        target, family = (self._target, None) if name is PhaseName.DNS else (None, self._family)
-        self._phases.append(Phase(name, started_at, now, target, family, error))
+        if self._begun is not None:
+            self._phases.append(replace(self._begun, ended_at=now, error=error))
+            self._begun = None
 
     def phases(self, ended_at: int, error: str | None) -> tuple[Phase, ...]:
         """All phases that were seen, in order."""
         via_tls_proxy = self._proxy_scheme == "https"
         if not self._is_tunnelled:
             name = PhaseName.PROXY if via_tls_proxy else PhaseName.TLS
-            own = [Phase(name, each.started_at, each.ended_at, error=each.error) for each in self._handshakes]
-            return (*self._phases, *own)
+            return (*self._phases, *(replace(each, name=name) for each in self._handshakes))
+        if self._connected_at is None:
+            return tuple(self._phases)
         # Through a tunnel the last handshake is the origin's; what came before it, the proxy's own included, is the
         # price of the proxy.
         to_origin = self._handshakes[1 if via_tls_proxy else 0 :]
-        if self._connected_at is None:
-            return tuple(self._phases)
         if to_origin:
-            return (
-                *self._phases,
-                Phase(PhaseName.PROXY, self._connected_at, to_origin[0].started_at),
-                *to_origin,
-            )
+            return (*self._phases, Phase(PhaseName.PROXY, self._connected_at, to_origin[0].started_at), *to_origin)
         return (*self._phases, Phase(PhaseName.PROXY, self._connected_at, ended_at, error=error))

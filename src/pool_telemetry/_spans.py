@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from typing import Any
 
 from opentelemetry import trace
+from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TracerProvider
 
 from . import _semconv as names
 from ._context import current_use
 from ._lifecycle import SUPPRESSED, DropPhase, Outcome, Upstream
 from ._records import CheckedOut, ConnectionRecord, Dropped, SetUp
-from ._semconv import upstream_attributes
+from ._semconv import Attributes, known, seconds, upstream_attributes
 from ._settings import Settings
 from ._setup import Phase, PhaseName
 from ._version import __version__
-
-Attributes = dict[str, Any]
-_SECOND = 1e9
 
 
 class SpanObserver:
@@ -77,36 +73,32 @@ class SpanObserver:
             **upstream_attributes(upstream),
             **_ends(connection),
             names.SETUP_CAUSE: set_up.cause.value,
-            names.ERROR_TYPE: set_up.error,
         }
-        is_root = not trace.get_current_span().get_span_context().is_valid
-        links = _links({names.REPLACES: connection.repairs} if is_root else {})
+        # Within a request's span the drop lies beside the set-up, and needs no link.
+        links = () if _has_parent() else _links({names.REPLACES: connection.repairs})
         name = names.SETUP_SPAN.format(upstream=_label(upstream))
         times = _on_the_wall(set_up.started_at, set_up.ended_at)
         span = self._make(name, times, attributes, links, set_up.error)
         context = trace.set_span_in_context(span)
-        moved = times[0] - set_up.started_at  # the phases by the same amount, so that they lie within
+        offset = times[0] - set_up.started_at  # the same for the phases, so that they lie within
         for phase in set_up.phases:
             phase_name, phase_attributes = _phase(phase, connection, upstream, set_up.phases[-1])
-            times = phase.started_at + moved, phase.ended_at + moved
-            self._make(phase_name, times, phase_attributes, (), phase.error, context)
+            times = phase.started_at + offset, phase.ended_at + offset
+            self._make(phase_name, times, phase_attributes, error=phase.error, context=context)
 
     def checked_out(self, checkout: CheckedOut) -> None:
-        """The span of a long wait, and that of a checkout where each is asked for."""
+        """The span of a long wait, and with ``spans="all"`` that of the checkout."""
         if not _is_wanted():
             return
         assert checkout.pool.book is not None
         upstream = checkout.pool.book.upstream
-        attributes: Attributes = {
-            **upstream_attributes(upstream),
-            names.OUTCOME: checkout.outcome.value,
-        }
-        times, error = _on_the_wall(checkout.started_at, checkout.ended_at), checkout.error
+        attributes: Attributes = {**upstream_attributes(upstream), names.OUTCOME: checkout.outcome.value}
+        times = _on_the_wall(checkout.started_at, checkout.ended_at)
         waited = seconds(checkout.waited_ns)
         if waited is not None and (waited > self._settings.wait_threshold or checkout.outcome is Outcome.TIMED_OUT):
             name = names.WAIT_SPAN.format(upstream=_label(upstream))
-            self._make(name, times, {**attributes, names.ERROR_TYPE: error}, error=error)
-        if self._settings.spans == "all" and trace.get_current_span().get_span_context().is_valid:
+            self._make(name, times, attributes, error=checkout.error)
+        if self._settings.spans == "all" and _has_parent():
             attributes[names.IDLE_DURATION] = seconds(checkout.idle_ns)
             name = names.CHECKOUT_SPAN.format(upstream=_label(upstream))
             self._make(name, times, attributes)
@@ -116,20 +108,14 @@ class SpanObserver:
         name: str,
         times: tuple[int, int],
         attributes: Attributes,
-        links: Iterable[Link] = (),
+        links: tuple[Link, ...] = (),
         error: str | None = None,
-        context: Any = None,
+        context: Context | None = None,
     ) -> trace.Span:
-        span = self._tracer.start_span(
-            name,
-            context,
-            SpanKind.INTERNAL,
-            {key: value for key, value in attributes.items() if value is not None},
-            tuple(links),
-            times[0],
-        )
         if error is not None:
-            span.set_attribute(names.ERROR_TYPE, error)
+            attributes = {**attributes, names.ERROR_TYPE: error}
+        span = self._tracer.start_span(name, context, SpanKind.INTERNAL, known(attributes), links, times[0])
+        if error is not None:
             span.set_status(Status(StatusCode.ERROR))
         span.end(times[1])
         return span
@@ -141,11 +127,6 @@ def _on_the_wall(started_at: int, ended_at: int) -> tuple[int, int]:
     return started_at + offset, ended_at + offset
 
 
-def seconds(nanoseconds: int | None) -> float | None:
-    """Nanoseconds inside are seconds outside."""
-    return None if nanoseconds is None else nanoseconds / _SECOND
-
-
 def _is_wanted() -> bool:
     if current_use() is SUPPRESSED:
         return False
@@ -154,6 +135,10 @@ def _is_wanted() -> bool:
     # Valid, yet neither recording nor sampled: the trace was sampled out. A remote parent does not record either, but
     # its flags say that it is sampled.
     return not span_context.is_valid or span.is_recording() or span_context.trace_flags.sampled
+
+
+def _has_parent() -> bool:
+    return trace.get_current_span().get_span_context().is_valid
 
 
 def _upstream(connection: ConnectionRecord) -> Upstream:
@@ -198,6 +183,7 @@ def _phase(phase: Phase, connection: ConnectionRecord, upstream: Upstream, last:
             names.NETWORK_TYPE: phase.family,
         }
     if phase.name is PhaseName.TLS:
+        # Of several handshakes the connection keeps the last one's version.
         version = connection.tls_version if phase is last else None
         return names.TLS_SPAN.format(address=upstream.address), {
             names.SERVER_ADDRESS: upstream.address,

@@ -24,8 +24,6 @@ from urllib3.util.proxy import connection_requires_http_tunnel
 
 from ._lifecycle import CloseReason, Upstream
 
-_OLDEST = (1, 26, 16)
-_MAJORS = (1, 2)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -113,11 +111,13 @@ def protocol_version(conn: Any) -> str:
 
 def lookup_name(address: Any) -> str | None:
     """The name that connecting to an address looks up; ``None`` for an IP address."""
+    if not isinstance(address, tuple) or not address:
+        return None
+    name = str(address[0]).strip("[]")
     try:
-        name = str(address[0]).strip("[]")
         ipaddress.ip_address(name.partition("%")[0])
-    except (ValueError, TypeError, IndexError):
-        return name if isinstance(address, tuple) and address else None
+    except ValueError:
+        return name
     return None
 
 

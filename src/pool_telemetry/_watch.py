@@ -74,13 +74,14 @@ class Watch:
         self.ledger = ledger
         self.current_use = current_use
         self.wants_samples = flush is not None
+        #: Empties the buffer of samples.
+        self.flush: Callable[[], None] = flush or (lambda: None)
         self.fuse = Fuse("a hook", on_fault)
         #: Of this thread: the drops that its checkouts have just found, and the set-up that it is at.
         self.local = threading.local()
         self._settings = settings
         self._observer = observer
         self._observer_fuse = Fuse("the making of spans", self._dismiss_observer)
-        self._flush = flush
         self._meet_class = meet_class
 
     # Pools
@@ -199,7 +200,7 @@ class Watch:
         connection.version = _urllib3.protocol_version(conn)
 
     def _gone(self, connection: ConnectionRecord, _: object) -> None:
-        # May run inside garbage collection, under any lock: nothing but reading and appending to a deque.
+        # May run inside garbage collection, under any lock: it waits for none, and leaves what it tells in a deque.
         try:
             pool = connection.pool
             if pool.book is None:
@@ -223,7 +224,7 @@ class Watch:
         self.ledger.settle()
         if checkout.waited_ns is not None:
             self.sample(checkout)
-        self._observe("checked_out", checkout)
+        self._observe(lambda observer: observer.checked_out(checkout))
 
     def tell_set_up(self, set_up: SetUp) -> None:
         """A connection was opened, or could not be."""
@@ -231,11 +232,11 @@ class Watch:
         set_up.connection.is_open = set_up.error is None
         self.ledger.settle()
         self.sample(set_up)
-        self._observe("set_up", set_up)
+        self._observe(lambda observer: observer.set_up(set_up))
 
     def observe_drop(self, drop: Dropped) -> Use:
         """Show a drop to the observer; gives what a set-up that repairs it can refer to."""
-        return self._observe("dropped", drop)
+        return self._observe(lambda observer: observer.dropped(drop))
 
     def sample(self, sample: Any) -> None:
         """Keep something for the histograms."""
@@ -244,16 +245,11 @@ class Watch:
             if len(self.ledger.samples) >= MOST_SAMPLES:
                 self.flush()
 
-    def flush(self) -> None:
-        """Empty the full buffer of samples."""
-        if self._flush is not None:
-            self._flush()
-
-    def _observe(self, event: str, details: Any) -> Use:
+    def _observe(self, show: Callable[[Observer], Use]) -> Use:
         if self._observer is None:
             return None
         try:
-            return getattr(self._observer, event)(details)
+            return show(self._observer)
         except Exception:
             self._observer_fuse.blow()
             return None

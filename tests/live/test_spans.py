@@ -271,7 +271,7 @@ def test_a_long_wait_is_a_span_of_the_queue_alone(telemetry: Telemetry) -> None:
             ) as pool,
             telemetry.tracer.start_as_current_span("request") as request,
         ):
-            holder = hold_slot(pool, 0.1)
+            holder = hold_slot(pool, 0.3)
             pool.urlopen("GET", "/ok")
             holder.join()
             pool.urlopen("GET", "/ok")
@@ -296,7 +296,7 @@ def test_a_long_wait_is_a_span_of_the_queue_alone(telemetry: Telemetry) -> None:
 def test_a_wait_below_the_threshold_makes_no_span(telemetry: Telemetry, server: Server) -> None:
     telemetry.install(wait_threshold=30)
     with urllib3.HTTPConnectionPool("127.0.0.1", server.port, maxsize=1, block=True) as pool:
-        holder = hold_slot(pool, 0.05)
+        holder = hold_slot(pool, 0.3)
         pool.urlopen("GET", "/ok")
         holder.join()
     assert telemetry.named("HTTP wait_for_connection") == []

@@ -45,7 +45,12 @@ class CheckoutHooks:
                 raise
             try:
                 connection = conn.__dict__.get(MARK)
-                if connection is None or not connection.is_open or connection.returned_at is None:
+                if (
+                    connection is None
+                    or not connection.is_open
+                    or connection.returned_at is None
+                    or getattr(conn, "sock", None) is None
+                ):
                     checked_out(pool, record, conn, None)
                     return conn
                 now = clock()
@@ -105,7 +110,7 @@ class CheckoutHooks:
             pool = watch.see(host_pool) or pool  # the first checkout in a forked child
         now = monotonic_ns()
         use = watch.current_use()
-        drop = self._take_drop(pool)
+        drop = self._take_drop(pool, now, use)
         connection: ConnectionRecord | None = conn.__dict__.get(MARK)
         lost = watch.take_lost_race(pool, now)
         idle_ns = None
@@ -122,7 +127,7 @@ class CheckoutHooks:
             connection = watch.new_record(pool, conn)
             if drop is not None:
                 connection.setup_cause = SetupCause.REPLACED
-                connection.repairs = self._tell_drop(drop, now, use)
+                connection.repairs = self._tell_drop(drop)
                 idle_ns = drop.idle_ns
             elif lost is not None:
                 connection.setup_cause, connection.repairs = SetupCause.LOST_RACE, lost.span
@@ -133,7 +138,7 @@ class CheckoutHooks:
         assert pool.book is not None
         pool.book.take(connection)
         if outcome is not Outcome.REUSED or not pool.is_simple:
-            self._tell(pool, outcome, started_at, now, idle_ns, use)
+            self._tell(pool, outcome, started_at, now, idle_ns, use, drop=drop)
 
     def _no_record(self, pool: PoolRecord, started_at: int | None) -> None:
         """An object that urllib3 did not make, and that bears no record: it was handed out, no more can be known."""
@@ -146,11 +151,11 @@ class CheckoutHooks:
         try:
             now = monotonic_ns()
             use = self._watch.current_use()
-            drop = self._take_drop(pool)
+            drop = self._take_drop(pool, now, use)
             idle_ns = None
             if drop is not None:
                 outcome, idle_ns = Outcome.REPLACED, drop.idle_ns
-                self._tell_drop(drop, now, use)
+                self._tell_drop(drop)
             elif _urllib3.found_pool_closed(error):
                 outcome = Outcome.POOL_CLOSED
             elif pool.is_block:
@@ -158,7 +163,7 @@ class CheckoutHooks:
                 outcome = Outcome.TIMED_OUT
             else:
                 outcome = Outcome.NEW  # nothing usable was pooled, and making an object failed
-            self._tell(pool, outcome, started_at, now, idle_ns, use, type_name(error))
+            self._tell(pool, outcome, started_at, now, idle_ns, use, type_name(error), drop)
         except Exception:
             self._watch.fuse.blow()
 
@@ -171,10 +176,11 @@ class CheckoutHooks:
         idle_ns: int | None,
         use: Use,
         error: str | None = None,
+        drop: Dropped | None = None,
     ) -> None:
         started_at = now if started_at is None else started_at
         waited_ns = now - started_at if pool.is_block else None
-        self._watch.tell_checkout(CheckedOut(pool, outcome, started_at, now, idle_ns, waited_ns, use, error))
+        self._watch.tell_checkout(CheckedOut(pool, outcome, started_at, now, idle_ns, waited_ns, use, error, drop))
 
     # Drops
 
@@ -209,32 +215,20 @@ class CheckoutHooks:
             age_ns=connection.age_ns(now),
             served=connection.served(),
         )
-        self._drops().append(connection.drop)
         fin = fin_seen(connection, remote_close)
         if fin is not None and self._watch.current_use() is not SUPPRESSED:
             self._watch.sample(fin)
 
-    def _drops(self) -> list[Dropped]:
-        # Of this thread, found by its checkouts under way: a finaliser or a log handler may make a request in the
-        # middle of one.
-        local = self._watch.local
-        if not hasattr(local, "drops"):
-            local.drops = []
-        drops: list[Dropped] = local.drops
-        return drops
-
-    def _take_drop(self, pool: PoolRecord) -> Dropped | None:
-        drops = self._drops()
+    def _take_drop(self, pool: PoolRecord, now: int, use: Use) -> Dropped | None:
+        """The drop that this checkout has found and closed."""
+        drops = self._watch.drops()
         for drop in reversed(drops):
             if drop.connection.pool is pool:
                 drops.remove(drop)
-                # Still open: somebody who patched over the check knew better.
-                return None if drop.connection.is_open else drop
+                return replace(drop, ended_at=now, use=use)
         return None
 
-    def _tell_drop(self, drop: Dropped, now: int, use: Use) -> Use:
-        drop = replace(drop, ended_at=now, use=use)
-        self._watch.ledger.post(drop)
+    def _tell_drop(self, drop: Dropped) -> Use:
         self._watch.sample(drop)
         return self._watch.observe_drop(drop)
 

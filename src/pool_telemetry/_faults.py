@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
+import sys
 from collections.abc import Callable
+from types import CodeType
+from typing import Any
 
 log = logging.getLogger("pool_telemetry")
 
@@ -24,7 +28,14 @@ class Fuse:
         self.is_blown = False
 
     def blow(self) -> None:
-        """Report the exception that is being handled."""
+        """Report the exception that is being handled; raise it again if it is none of ours.
+
+        A signal handler that raises, as one for a deadline does, may run in the middle of our code: there its exception
+        is the application's.
+        """
+        error = sys.exc_info()[1]
+        if error is not None and _is_of_signal_handler(error):
+            raise error
         try:
             self._unblown.pop()  # two threads may come at once, and one gets it
         except IndexError:
@@ -39,3 +50,22 @@ class Fuse:
             )
         with contextlib.suppress(Exception):
             self._switch_off()
+
+
+def _is_of_signal_handler(error: BaseException) -> bool:
+    codes = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code in codes:
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
+def _code_of(handler: Any) -> CodeType | None:
+    handler = getattr(handler, "func", handler)  # functools.partial
+    handler = getattr(handler, "__func__", handler)  # a method
+    if not hasattr(handler, "__code__"):
+        handler = vars(type(handler)).get("__call__")  # an object that can be called
+    code = getattr(handler, "__code__", None)
+    return code if isinstance(code, CodeType) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import urllib3.connection
@@ -69,7 +70,9 @@ class Hooks:
         for name, wrapper in (("connect", self._connect.connect), ("close", self._request.close)):
             owner = _urllib3.defining_class(cls, name)
             if owner is not None:
-                self._patches.wrap(owner, name, wrapper)
+                # A class that cannot be changed goes unpatched: its connections are adopted when they are returned.
+                with contextlib.suppress(TypeError, AttributeError):
+                    self._patches.wrap(owner, name, wrapper)
 
     def _give_up(self) -> None:
         self._patches.shut()

@@ -122,6 +122,7 @@ class Ledger:
         self._inside: set[int] = set()
         self.samples.clear()
         self._posted.clear()
+        self._at_hand: Any = None
         self._books: dict[Upstream, Book] = {}
         self._last: list[Reading] = []
 
@@ -136,8 +137,8 @@ class Ledger:
         me = threading.get_ident()
         if me in self._inside:
             return
-        self._inside.add(me)
         try:
+            self._inside.add(me)  # within: an interrupt may come right after it
             if self._lock.acquire(blocking=False):
                 try:
                     self._book()
@@ -149,8 +150,8 @@ class Ledger:
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
         me = threading.get_ident()
-        self._inside.add(me)
         try:
+            self._inside.add(me)
             with self._lock:
                 self._book()
                 yield
@@ -215,6 +216,8 @@ class Ledger:
                     self._take_up(book, take_up)
                 else:
                     book.adopted -= len(book.connections)
+                    book.checkouts[Outcome.REUSED] += sum(each.reuses for each in book.connections)
+                    book.use_ns += sum(each.use_ns for each in book.connections)
                     book.connections.clear()
                     book.pools.clear()
 
@@ -245,7 +248,10 @@ class Ledger:
 
     def reset(self) -> None:
         """Empty books, as a forked child must have them: the parent tells of its own."""
-        self._book()  # what was only posted has its marks on the application's objects, too
+        # What was only posted has its marks on the application's objects, too.
+        if self._at_hand is not None:
+            self._apply(self._at_hand)
+        self._book()
         self._unmark()
         self._clear()
 
@@ -270,10 +276,11 @@ class Ledger:
     # Booking: under the lock
 
     def _book(self) -> None:
-        # Taken out once it is applied: a child that is forked in between must still find it.
         while self._posted:
-            self._apply(self._posted[0])
-            self._posted.popleft()
+            # Kept at hand: a child that is forked in the middle must still find what it marked.
+            self._at_hand = self._posted.popleft()
+            self._apply(self._at_hand)
+            self._at_hand = None
 
     def _apply(self, details: Any) -> None:
         if isinstance(details, (PoolSeen, PoolGone)):
@@ -281,6 +288,8 @@ class Ledger:
         elif isinstance(details, CheckedOut):
             if details.outcome is not Outcome.REUSED:  # those are counted by the connection itself
                 _book_of(details).checkouts[details.outcome] += 1
+            if details.drop is not None:
+                _count(details.drop)
         else:
             self._book_connection(_book_of(details.connection), details)
 
@@ -301,9 +310,9 @@ class Ledger:
         elif isinstance(details, Adopted):
             book.adopted += 1
             book.connections.add(connection)
-        elif isinstance(details, Dropped):
-            book.drops[details.reason, details.phase] += 1
         elif isinstance(details, Closed):
+            if details.drop is not None:
+                _count(details.drop)
             if connection in book.connections:  # two threads may close the same one
                 book.connections.discard(connection)
                 book.closed[details.reason] += 1
@@ -433,6 +442,10 @@ def fin_seen(connection: ConnectionRecord, remote_close: int | None) -> FinSeen 
 def _book_of(details: Any) -> Book:
     book: Book = details.pool.book
     return book
+
+
+def _count(drop: Dropped) -> None:
+    _book_of(drop.connection).drops[drop.reason, drop.phase] += 1
 
 
 def _same_socket(connection: ConnectionRecord, conn: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from opentelemetry import metrics, trace
 from opentelemetry.context import Context
-from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, Observation
+from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, NoOpMeterProvider, Observation
 
 from . import _semconv as names
 from ._faults import Fuse
@@ -105,8 +105,8 @@ class MetricsEmitter:
         me = threading.get_ident()
         if me in self._flushing:
             return  # a finaliser's request, while the SDK holds its own lock for this thread
-        self._flushing.add(me)
         try:
+            self._flushing.add(me)
             # Not "while there are any": those who add more would keep this thread at it, under the SDK's lock.
             for _ in range(len(samples)):
                 try:
@@ -203,7 +203,7 @@ class Instruments:
         instruments = cls._made.get(provider)
         if instruments is None and provider is metrics.get_meter_provider():
             # What was made before the provider was set hangs on the API's proxy, which now hands on to this one.
-            proxied = [each for each in cls._made if _is_api_only(each)]
+            proxied = [each for each in cls._made if _is_api_only(each) and not isinstance(each, NoOpMeterProvider)]
             instruments = cls._made[proxied[0]] if proxied else None
         if instruments is None:
             instruments = cls._made[provider] = cls(provider)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,11 +14,11 @@ Wrapper = Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
 class _Patch(NamedTuple):
-    owner: Any
+    # Weak references: the classes of connections are the application's. What was there before hangs on our wrapper.
+    owner: weakref.ref[Any]
     name: str
     was_own: bool
-    original: Any
-    ours: Any
+    ours: weakref.ref[Any]
 
 
 class Patches:
@@ -30,9 +31,9 @@ class Patches:
 
     def __init__(self) -> None:
         self.gate: list[bool] = []
-        self._patches: list[_Patch] = []
         # No lock: a thread may hold it at a fork, and the child would wait for ever.
-        self._claims: dict[tuple[Any, str], object] = {}
+        self._claims: weakref.WeakKeyDictionary[Any, dict[str, object]] = weakref.WeakKeyDictionary()
+        self._patches: dict[object, _Patch] = {}
         self._over: list[bool] = []  # a list, as the gate is: another thread may fill it between two looks
 
     def open(self) -> None:
@@ -50,15 +51,23 @@ class Patches:
         self.replace(owner, name, lambda original: wrapt.FunctionWrapper(original, wrapper, enabled=gate))
 
     def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-        """Put what ``make(original)`` gives in a function's place, once."""
+        """Put what ``make(original)`` gives in a function's place, once.
+
+        Args:
+            make: gives the replacement, which holds the original as its ``__wrapped__``.
+
+        Raises:
+            TypeError, AttributeError: the owner does not let its attributes be set.
+        """
         claim = object()
-        if self._over or self._claims.setdefault((owner, name), claim) is not claim:
+        if self._over or self._claims.setdefault(owner, {}).setdefault(name, claim) is not claim:
             return
         was_own = name in vars(owner)
-        original = vars(owner)[name] if was_own else inspect.getattr_static(owner, name)
-        ours = make(original)
+        ours = make(vars(owner)[name] if was_own else inspect.getattr_static(owner, name))
         setattr(owner, name, ours)
-        self._patches.append(_Patch(owner, name, was_own, original, ours))
+        patches = self._patches
+        reference = weakref.ref(owner, lambda _: patches.pop(claim, None))
+        patches[claim] = _Patch(reference, name, was_own, weakref.ref(ours))
         if self._over:  # a hook that was under way at undo() has met a class only now
             self.undo()
 
@@ -68,24 +77,27 @@ class Patches:
         self._over.append(True)
         while self._patches:
             try:
-                patch = self._patches.pop()
-            except IndexError:  # another thread was faster
+                _, patch = self._patches.popitem()
+            except KeyError:  # another thread was faster
                 return
-            _take_out(patch)
+            owner, ours = patch.owner(), patch.ours()
+            if owner is not None and ours is not None:
+                _take_out(owner, patch.name, ours, was_own=patch.was_own)
 
 
-def _take_out(patch: _Patch) -> None:
-    on_top = vars(patch.owner).get(patch.name)
-    if on_top is patch.ours:
-        if patch.was_own:
-            setattr(patch.owner, patch.name, patch.original)
+def _take_out(owner: Any, name: str, ours: Any, *, was_own: bool) -> None:
+    on_top = vars(owner).get(name)
+    original = ours.__wrapped__
+    if on_top is ours:
+        if was_own:
+            setattr(owner, name, original)
         else:
-            delattr(patch.owner, patch.name)
+            delattr(owner, name)
         return
     # Somebody patched over it. Out of a chain of wrapt's wrappers ours can be taken; from under a closure it
     # cannot, and stays there, silent. (Not of ObjectProxy: in wrapt 2 a FunctionWrapper is none.)
     while isinstance(on_top, wrapt.FunctionWrapper):
-        if on_top.__wrapped__ is patch.ours:
-            on_top.__wrapped__ = patch.original
+        if on_top.__wrapped__ is ours:
+            on_top.__wrapped__ = original
             return
         on_top = on_top.__wrapped__

@@ -75,14 +75,17 @@ class PoolRecord:
 
     __slots__ = ("book", "is_block", "is_proxied", "is_simple", "lost", "pool", "size")
 
+    def __reduce__(self) -> Any:
+        return type(None), ()  # an application that pickles its objects need not know of this one
+
     def __init__(self, pool: Any, book: Book | None, *, is_block: bool, is_proxied: bool, size: int) -> None:
         self.pool = pool  # a weak reference
         self.book = book  # None: the pool is left alone
         self.is_block = is_block
         self.is_proxied = is_proxied  # a FIN may be the proxy's, not the upstream's
         self.size = size
-        #: Lost races whose thread has not come back for another connection: thread id -> LostRace.
-        self.lost: dict[int, LostRace] = {}
+        #: Lost races whose thread has not come back for another connection: thread -> LostRace.
+        self.lost: dict[object, LostRace] = {}
         #: Whether a checkout needs none of the extra care that blocking, lost races or ``spans=all`` ask for.
         self.is_simple = False
 
@@ -128,6 +131,9 @@ class ConnectionRecord:
         "use_ns",
         "version",
     )
+
+    def __reduce__(self) -> Any:
+        return type(None), ()  # an application that pickles its objects need not know of this one
 
     def __init__(self, pool: PoolRecord, conn: Callable[[], Any] | None) -> None:
         self.pool = pool
@@ -217,6 +223,7 @@ class CheckedOut:
     waited_ns: int | None
     use: Use
     error: str | None = None
+    drop: Dropped | None = None
 
 
 @dataclass(frozen=True)
@@ -260,6 +267,7 @@ class Closed:
     age_ns: int | None
     served: int | None
     use_ns: int
+    drop: Dropped | None = None  # of a lost race
 
 
 @dataclass(frozen=True)

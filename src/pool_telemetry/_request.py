@@ -62,14 +62,13 @@ class RequestHooks:
                 self._judge(connection, conn.sock, error, is_of_socket=isinstance(error, _TLS_ERRORS))
             drop = connection.drop
             if drop is not None and drop.phase is DropPhase.REQUEST:
-                connection.drop = None
                 span = self._watch.observe_drop(drop)
                 self._watch.remember_lost_race(connection.pool, LostRace(drop.ended_at, span))
         except Exception:
             self._watch.fuse.blow()
 
     def _judge(self, connection: ConnectionRecord, sock: Any, error: BaseException, *, is_of_socket: bool) -> None:
-        """Tell a lost race from any other failure of a request; books it, and leaves it to be shown.
+        """Tell a lost race from any other failure of a request; leaves it to be booked with the close.
 
         Args:
             is_of_socket: the error can only be this socket's, not that of a body which is read from elsewhere.
@@ -104,7 +103,6 @@ class RequestHooks:
             age_ns=connection.age_ns(now),
             served=connection.served(),
         )
-        self._watch.ledger.post(connection.drop)
 
     def close(self, wrapped: Any, conn: Any, args: Any, kwargs: Any) -> Any:
         """The wrapper of a connection's ``close``.
@@ -137,20 +135,19 @@ class RequestHooks:
         connection.is_open = False
         if was_out:
             connection.use_ns += now - connection.checked_out_at
-        closed = Closed(
-            connection,
-            self._reason(connection, closer),
-            connection.age_ns(now),
-            connection.served(),
-            connection.use_ns,
-        )
+        reason = self._reason(connection, closer)
+        drop = connection.drop
+        if reason is CloseReason.DROPPED and drop is not None:
+            self._watch.drops().append(drop)  # for the checkout that is closing it
+        lost = drop if reason is CloseReason.LOST_RACE else None
+        closed = Closed(connection, reason, connection.age_ns(now), connection.served(), connection.use_ns, lost)
         self._watch.ledger.post(closed)
         if self._watch.wants_samples:
             self._watch.ledger.samples.append(closed)
 
     def _reason(self, connection: ConnectionRecord, closer: _urllib3.Closer) -> CloseReason:
-        if connection.drop is not None and connection.drop.phase is DropPhase.CHECKOUT:
-            return CloseReason.DROPPED
+        if closer.reason is CloseReason.DROPPED:
+            return closer.reason
         if connection.close_reason is not None:
             return connection.close_reason
         if closer.reason in (CloseReason.DISCARDED, CloseReason.UNKNOWN):

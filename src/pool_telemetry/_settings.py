@@ -79,6 +79,8 @@ def _from_environment(name: str, environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _one_of(allowed: tuple[str, ...]) -> Callable[[str, Any], str]:
     def check(name: str, value: Any) -> str:
+        if not isinstance(value, str):
+            raise TypeError(f"{name}={value!r} is not one of {', '.join(map(repr, allowed))}")
         if value not in allowed:
             raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, allowed))}")
         return allowed[allowed.index(value)]  # not str(value): of an enum's member that is another one

@@ -10,15 +10,10 @@ import inspect
 import ipaddress
 import socket
 import sys
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import urllib3
-import urllib3.connection
-import urllib3.connectionpool
-import urllib3.response
-from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import ClosedPoolError
 from urllib3.util.proxy import connection_requires_http_tunnel
 
@@ -137,25 +132,22 @@ def defining_class(cls: type, name: str) -> type | None:
     return None
 
 
-def _code(function: Any) -> CodeType:
-    code: CodeType = inspect.unwrap(function).__code__
-    return code
-
-
 # Who calls close() tells why: no other sign is right in every version. An exception being handled, for one, may be
-# one that the application was handling when it made the request.
-_URLOPEN = _code(HTTPConnectionPool.urlopen)
-_GETRESPONSE = _code(http.client.HTTPConnection.getresponse)
-_ERROR_CATCHER = _code(urllib3.response.HTTPResponse._error_catcher)
-_PUT_CONN = _code(HTTPConnectionPool._put_conn)
-_CLOSERS = {
+# one that the application was handling when it made the request. By module and name: what stands in a class at
+# install() may be somebody's wrapper, under which the real function still runs.
+Function = tuple[str, str]
+_URLOPEN: Function = "urllib3.connectionpool", "urlopen"
+_GETRESPONSE: Function = "http.client", "getresponse"
+_PARSE_HEADERS: Function = "http.client", "parse_headers"
+_ERROR_CATCHER: Function = "urllib3.response", "_error_catcher"
+_CLOSERS: dict[Function, CloseReason] = {
     _URLOPEN: CloseReason.FAILED,
     _GETRESPONSE: CloseReason.RESPONSE_CLOSE,
     _ERROR_CATCHER: CloseReason.FAILED,
-    _PUT_CONN: CloseReason.DISCARDED,
-    _code(HTTPConnectionPool._get_conn): CloseReason.DROPPED,
-    _code(urllib3.response.HTTPResponse.close): CloseReason.ABANDONED,
-    _code(urllib3.connectionpool._close_pool_connections): CloseReason.POOL_CLOSED,
+    ("urllib3.connectionpool", "_put_conn"): CloseReason.DISCARDED,
+    ("urllib3.connectionpool", "_get_conn"): CloseReason.DROPPED,
+    ("urllib3.connectionpool", "_close_pool_connections"): CloseReason.POOL_CLOSED,
+    ("urllib3.response", "close"): CloseReason.ABANDONED,
 }
 # Wrappers of close() and overridden ones that lie between; more would reach into the application.
 _DEEPEST = 6
@@ -179,33 +171,35 @@ class Closer:
         for _ in range(_DEEPEST):
             if frame is None:
                 return
-            reason = _CLOSERS.get(frame.f_code)
+            function = _function_of(frame)
+            reason = _CLOSERS.get(function)
             if reason is not None:
                 break
             frame = frame.f_back
         else:
             return
         self.reason = reason
-        self.is_urlopen = frame.f_code is _URLOPEN
+        self.is_urlopen = function == _URLOPEN
         error = sys.exc_info()[1]
-        if frame.f_code is _GETRESPONSE and error is not None:
+        if function == _GETRESPONSE and error is not None:
             # Only an exception that was caught in this very frame is the response's.
             traceback = error.__traceback__
             if traceback is not None and traceback.tb_frame is frame:
                 self.reason, self.error = CloseReason.FAILED, error
-        elif frame.f_code is _ERROR_CATCHER and isinstance(error, GeneratorExit):
+        elif function == _ERROR_CATCHER and isinstance(error, GeneratorExit):
             # A stream that nobody read to its end.
             self.reason = CloseReason.ABANDONED
 
 
-_PARSE_HEADERS = _code(http.client.parse_headers)
+def _function_of(frame: FrameType) -> Function:
+    return str(frame.f_globals.get("__name__")), frame.f_code.co_name
 
 
 def has_response_begun(error: BaseException) -> bool:
     """Whether a request failed after the status line had come."""
     traceback = error.__traceback__
     while traceback is not None:
-        if traceback.tb_frame.f_code is _PARSE_HEADERS:
+        if _function_of(traceback.tb_frame) == _PARSE_HEADERS:
             return True
         traceback = traceback.tb_next
     return False

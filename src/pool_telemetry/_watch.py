@@ -77,7 +77,7 @@ class Watch:
         #: Empties the buffer of samples.
         self.flush: Callable[[], None] = flush or (lambda: None)
         self.fuse = Fuse("a hook", on_fault)
-        #: Of this thread: the drops that its checkouts have just found, and the set-up that it is at.
+        #: Of this thread: the drops that its checkouts have just closed, and the set-up that it is at.
         self.local = threading.local()
         self._settings = settings
         self._observer = observer
@@ -145,20 +145,27 @@ class Watch:
 
     def remember_lost_race(self, pool: PoolRecord, lost: LostRace) -> None:
         """Keep a lost race until its thread comes back for another connection."""
-        pool.lost[threading.get_ident()] = lost
+        pool.lost[self._me()] = lost
         pool.is_simple = False
 
     def take_lost_race(self, pool: PoolRecord, now: int) -> LostRace | None:
         """What this thread's set-up repairs, if it lost a race not long ago."""
         if not pool.lost:
             return None
-        lost = pool.lost.pop(threading.get_ident(), None)
+        lost = pool.lost.pop(self._me(), None)
         for thread in tuple(pool.lost):  # of threads that never came back
             other = pool.lost.get(thread)
             if other is not None and now - other.at > _LOST_RACE_LASTS_NS:
                 pool.lost.pop(thread, None)
         self.set_simple(pool)
         return lost if lost is not None and now - lost.at <= _LOST_RACE_LASTS_NS else None
+
+    def _me(self) -> object:
+        # Not the thread's ident: the next thread may be given the same.
+        me: object = getattr(self.local, "me", None)
+        if me is None:
+            me = self.local.me = object()
+        return me
 
     # Connections
 
@@ -216,6 +223,16 @@ class Watch:
             if not sys.is_finalizing():
                 self.fuse.blow()
 
+    def drops(self) -> list[Dropped]:
+        """The drops that this thread's checkouts have closed and not told yet.
+
+        More than one where a finaliser or a log handler makes a request in the middle of a checkout.
+        """
+        if not hasattr(self.local, "drops"):
+            self.local.drops = []
+        drops: list[Dropped] = self.local.drops
+        return drops
+
     # Telling
 
     def tell_checkout(self, checkout: CheckedOut) -> None:
@@ -246,13 +263,18 @@ class Watch:
                 self.flush()
 
     def _observe(self, show: Callable[[Observer], Use]) -> Use:
-        if self._observer is None:
+        # A span processor of the application's may make requests: what those cost is not told while it runs, or its
+        # telling would make the next.
+        if self._observer is None or getattr(self.local, "is_observing", False):
             return None
         try:
+            self.local.is_observing = True
             return show(self._observer)
         except Exception:
             self._observer_fuse.blow()
             return None
+        finally:
+            self.local.is_observing = False
 
     def _dismiss_observer(self) -> None:
         self._observer = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import types
 from collections.abc import Callable
@@ -134,7 +135,7 @@ def test_a_replacement_gets_the_original_and_comes_out() -> None:
 
     def make(found: Any) -> Any:
         given.append(found)
-        return lambda self: f"instead of {found(self)}"
+        return functools.wraps(found)(lambda self: f"instead of {found(self)}")
 
     patches.replace(owner, "own", make)
     assert given == [original]
@@ -288,7 +289,7 @@ def test_ours_is_taken_out_from_the_middle_of_a_chain() -> None:
 def test_a_plain_replacement_is_taken_out_from_under_somebodys_wrapt_wrapper() -> None:
     owner, seen, patches = a_class(), list[str](), Patches()
     original = vars(owner)["own"]
-    patches.replace(owner, "own", in_front("ours", seen))
+    patches.replace(owner, "own", lambda found: functools.wraps(found)(in_front("ours", seen)(found)))
     wrapt.wrap_function_wrapper(owner, "own", marking("theirs", seen))
     patches.undo()
     assert owner().own() == "own"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import select
 import socket
 import struct
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +38,8 @@ _STATES = (
     "listen",
     "closing",
 )
+#: Whether TCP states can be read here.
+HAS_TCP_INFO = sys.platform == "linux" and hasattr(socket, "TCP_INFO")
 _INFO_SIZE = 208  # up to and with tcpi_bytes_sent (Linux 4.19); an older kernel fills less
 _AGES = struct.Struct("=4I")  # last_data_sent, last_ack_sent, last_data_recv, last_ack_recv, in milliseconds
 _AGES_AT = 44

@@ -351,7 +351,6 @@ class Ledger:
             peer = connection.peer[0] if self.by_peer and connection.peer else None
             open_[level, connection.version, peer] += 1
             sockets[level, state.tcp_state] += 1
-            book.has_tcp_states = book.has_tcp_states or state.tcp_state is not None
             if is_idle and state.tcp_state == CLOSE_WAIT:
                 idle = connection.idle_ns(now)
                 oldest = max(oldest, close_wait_ns(state, idle) or 0)
@@ -382,7 +381,7 @@ class Ledger:
             leaked=book.leaked,
             open={key: open_[key] for key in book.open_keys},
             sockets={key: sockets[key] for key in book.socket_keys},
-            close_wait_age_ns=oldest if book.has_tcp_states else None,
+            close_wait_age_ns=oldest if _kernel.HAS_TCP_INFO and not book.upstream.is_unix_socket else None,
             pending=len(book.waiting),
             sizes={is_block: sizes[is_block] for is_block in book.size_keys},
             peak=max(book.peaks, default=0),

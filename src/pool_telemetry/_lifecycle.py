@@ -69,6 +69,11 @@ class Upstream(NamedTuple):
     port: int | None
     scheme: str
 
+    @property
+    def is_unix_socket(self) -> bool:
+        """Whether the address is a path: there is no TCP then."""
+        return self.port is None and self.address != OTHER
+
 
 OTHER = "_OTHER"
 

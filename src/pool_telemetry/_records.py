@@ -54,7 +54,6 @@ class Book:
         self.open_keys: dict[OpenKey, None] = dict.fromkeys(BORN_OPEN)
         self.socket_keys: dict[SocketKey, None] = dict.fromkeys(BORN_SOCKETS)
         self.size_keys: dict[bool, None] = {}
-        self.has_tcp_states = False
 
     def put_back(self, connection: ConnectionRecord) -> None:
         """Note that a connection is no longer in use, or that nothing more will come back of it."""

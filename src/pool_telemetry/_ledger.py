@@ -13,13 +13,12 @@ What threads share, and who writes it:
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from . import _kernel
 from ._lifecycle import (
@@ -58,6 +57,9 @@ from ._verdicts import close_wait_ns, remote_close_ns
 _MOST_PEERS = 200
 #: The name under which a pool and a connection carry their record, in their ``__dict__``.
 MARK = "_pool_telemetry"
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Ledger:
     def _clear(self) -> None:
         self._process = os.getpid()
         # A lock that another thread held at the fork would stay locked: the child gets its own.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # which knows its owner, so that what was not taken is not released
         #: Held while a new pool or upstream is entered. The same thread may enter it again: a finaliser that makes a
         #: request may run in there.
         self.entering = threading.RLock()
@@ -134,29 +136,29 @@ class Ledger:
 
     def settle(self) -> None:
         """Book what was posted, unless somebody is at it; then it is theirs to do."""
-        me = threading.get_ident()
-        if me in self._inside:
-            return
-        try:
-            self._inside.add(me)  # within: an interrupt may come right after it
-            if self._lock.acquire(blocking=False):
-                try:
-                    self._book()
-                finally:
-                    self._lock.release()
-        finally:
-            self._inside.discard(me)
+        if threading.get_ident() not in self._inside:
+            self._locked(lambda: None, is_patient=False)
 
-    @contextlib.contextmanager
-    def _held(self) -> Iterator[None]:
+    def _locked(self, work: Callable[[], T], *, is_patient: bool = True) -> T | None:
+        """Book what was posted, and do something, under the lock; ``None`` if it is taken and not waited for."""
+        # No `with`: an exception of a signal handler may come after any call, also that which takes the lock, and
+        # would leave it locked for good.
         me = threading.get_ident()
         try:
             self._inside.add(me)
-            with self._lock:
-                self._book()
-                yield
+            if not self._lock.acquire(blocking=is_patient):
+                return None
+            self._book()
+            return work()
         finally:
-            self._inside.discard(me)
+            try:
+                self._inside.discard(me)
+            finally:
+                # Not contextlib.suppress: entering it is a call, after which a signal may come.
+                try:  # noqa: SIM105
+                    self._lock.release()
+                except RuntimeError:  # it was not taken
+                    pass
 
     def check_process(self) -> bool:
         """Start with empty books in a forked child, also where no fork hook has run (uWSGI); whether it did."""
@@ -179,8 +181,7 @@ class Ledger:
 
     def pools(self) -> list[PoolRecord]:
         """All pools that are watched."""
-        with self._held():
-            return [pool for book in self._books.values() for pool in book.pools]
+        return self._locked(lambda: [pool for book in self._books.values() for pool in book.pools]) or []
 
     def leave_alone(self, reference: Any, record: PoolRecord) -> None:
         """Remember a pool that is not looked at, to take the mark off it later."""
@@ -194,9 +195,11 @@ class Ledger:
 
     def detach(self) -> None:
         """Take our marks off everything that is the application's; the books stay."""
-        with self._held():
-            self.is_attached = False
-            self._unmark()
+        self._locked(self._detach)
+
+    def _detach(self) -> None:
+        self.is_attached = False
+        self._unmark()
 
     def attach(self, is_wanted: Callable[[Upstream], bool], take_up: Callable[[PoolRecord], None]) -> None:
         """Take up again what is still there; what ended unobserved is closed for an unknown reason.
@@ -206,20 +209,20 @@ class Ledger:
             take_up: called with each pool that is watched again.
         """
         self.check_process()
-        with self._held():
-            self.is_attached = True
-            for book in tuple(self._books.values()):
-                book.waiting.clear()
-                book.out.clear()
-                book.missing.clear()
-                if is_wanted(book.upstream):
-                    self._take_up(book, take_up)
-                else:
-                    book.adopted -= len(book.connections)
-                    book.checkouts[Outcome.REUSED] += sum(each.reuses for each in book.connections)
-                    book.use_ns += sum(each.use_ns for each in book.connections)
-                    book.connections.clear()
-                    book.pools.clear()
+        self._locked(lambda: self._attach(is_wanted, take_up))
+
+    def _attach(self, is_wanted: Callable[[Upstream], bool], take_up: Callable[[PoolRecord], None]) -> None:
+        self.is_attached = True
+        for book in tuple(self._books.values()):
+            book.waiting.clear()
+            book.out.clear()
+            book.missing.clear()
+            if is_wanted(book.upstream):
+                self._take_up(book, take_up)
+            else:
+                for connection in tuple(book.connections):
+                    book.forget(connection)
+                book.pools.clear()
 
     def _take_up(self, book: Book, take_up: Callable[[PoolRecord], None]) -> None:
         for pool in tuple(book.pools):
@@ -236,9 +239,7 @@ class Ledger:
             elif id(conn) in taken_up:
                 # A hook that was under way at detach() has adopted what was known: one record is enough.
                 connection.is_open = False
-                book.connections.discard(connection)
-                book.adopted -= 1
-                book.checkouts[Outcome.REUSED] += connection.reuses
+                book.forget(connection)
             else:
                 taken_up.add(id(conn))
                 # Requests and returns were missed: what rests on them is left out from now on.
@@ -335,10 +336,13 @@ class Ledger:
         if threading.get_ident() in self._inside:
             # A signal handler that collects on top of our own booking: the last figures are better than a hang.
             return self._last, []
-        with self._held():
-            fins: list[FinSeen] = []
+        fins: list[FinSeen] = []
+
+        def walk() -> None:
             self._last = [self._read_book(book, fins) for book in tuple(self._books.values())]
-            return self._last, fins
+
+        self._locked(walk)
+        return self._last, fins
 
     def _read_book(self, book: Book, fins: list[FinSeen]) -> Reading:
         looks = self._look(book)

@@ -55,6 +55,13 @@ class Book:
         self.socket_keys: dict[SocketKey, None] = dict.fromkeys(BORN_SOCKETS)
         self.size_keys: dict[bool, None] = {}
 
+    def forget(self, connection: ConnectionRecord) -> None:
+        """Take a connection that is open out of the books; what it has counted stays."""
+        self.connections.discard(connection)
+        self.adopted -= 1
+        self.checkouts[Outcome.REUSED] += connection.reuses
+        self.use_ns += connection.use_ns
+
     def put_back(self, connection: ConnectionRecord) -> None:
         """Note that a connection is no longer in use, or that nothing more will come back of it."""
         self.out.discard(connection)

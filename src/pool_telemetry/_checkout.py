@@ -14,9 +14,9 @@ from time import monotonic_ns
 from typing import Any
 
 from . import _kernel, _urllib3
-from ._ledger import MARK, fin_seen, record_of, remote_close_of
 from ._lifecycle import SUPPRESSED, DropPhase, Outcome, SetupCause, Use
-from ._records import CheckedOut, ConnectionRecord, Dropped, PoolRecord
+from ._reading import fin_seen, remote_close_of
+from ._records import MARK, CheckedOut, ConnectionRecord, Dropped, PoolRecord, record_of
 from ._verdicts import close_wait_ns, drop_reason
 from ._watch import MOST_SAMPLES, Watch, type_name
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from . import _urllib3
 from ._faults import Fuse
-from ._ledger import record_of
 from ._lifecycle import SUPPRESSED
-from ._records import ConnectionRecord, SetUp
+from ._records import ConnectionRecord, SetUp, record_of
 from ._setup import Setup
 from ._watch import Watch, type_name
 

@@ -15,27 +15,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from . import _kernel
-from ._lifecycle import (
-    CLOSE_WAIT,
-    OTHER,
-    UNKNOWN_STATE,
-    CloseReason,
-    DropPhase,
-    DropReason,
-    Outcome,
-    SocketState,
-    Upstream,
-)
+from ._lifecycle import OTHER, CloseReason, Outcome, Upstream
+from ._reading import Look, Reading, read_book
 from ._records import (
-    ACTIVE,
-    BORN_OPEN,
-    IDLE,
+    MARK,
     Adopted,
     Book,
     CheckedOut,
@@ -44,44 +32,14 @@ from ._records import (
     Dropped,
     FinSeen,
     Gone,
-    OpenKey,
     PoolGone,
     PoolRecord,
     PoolSeen,
     SetUp,
-    SocketKey,
+    record_of,
 )
-from ._verdicts import close_wait_ns, remote_close_ns
-
-# Each address that a connection had is a series, which does not vanish: a rotating set must not grow for ever.
-_MOST_PEERS = 200
-#: The name under which a pool and a connection carry their record, in their ``__dict__``.
-MARK = "_pool_telemetry"
-
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One upstream's figures at one moment: totals since the start, levels now."""
-
-    upstream: Upstream
-    checkouts: dict[Outcome, int]
-    drops: dict[tuple[DropReason, DropPhase], int]
-    opened: int
-    adopted: int
-    closed: dict[CloseReason, int]
-    leaked: int
-    open: dict[OpenKey, int]
-    sockets: dict[SocketKey, int]
-    close_wait_age_ns: int | None
-    pending: int
-    sizes: dict[bool, int]
-    peak: int
-    pools: int
-    creations: int
-    use_ns: int
 
 
 class Ledger:
@@ -155,7 +113,7 @@ class Ledger:
                 self._inside.discard(me)
             finally:
                 # Not contextlib.suppress: entering it is a call, after which a signal may come.
-                try:  # noqa: SIM105
+                try:  # noqa: SIM105 - see above
                     self._lock.release()
                 except RuntimeError:  # it was not taken
                     pass
@@ -336,72 +294,27 @@ class Ledger:
         if threading.get_ident() in self._inside:
             # A signal handler that collects on top of our own booking: the last figures are better than a hang.
             return self._last, []
-        fins: list[FinSeen] = []
+        read = self._locked(lambda: [self._read_book(book) for book in tuple(self._books.values())]) or []
+        self._last = [reading for reading, _ in read]
+        return self._last, [fin for _, fins in read for fin in fins]
 
-        def walk() -> None:
-            self._last = [self._read_book(book, fins) for book in tuple(self._books.values())]
-
-        self._locked(walk)
-        return self._last, fins
-
-    def _read_book(self, book: Book, fins: list[FinSeen]) -> Reading:
+    def _read_book(self, book: Book) -> tuple[Reading, list[FinSeen]]:
         looks = self._look(book)
-        open_: Counter[OpenKey] = Counter()
-        sockets: Counter[SocketKey] = Counter()
-        oldest = 0
-        for connection in tuple(book.connections):
-            is_idle, state, now = looks.get(connection) or (False, UNKNOWN_STATE, 0)
-            level = IDLE if is_idle else ACTIVE
-            peer = connection.peer[0] if self.by_peer and connection.peer else None
-            open_[level, connection.version, peer] += 1
-            sockets[level, state.tcp_state] += 1
-            if is_idle and state.tcp_state == CLOSE_WAIT:
-                idle = connection.idle_ns(now)
-                oldest = max(oldest, close_wait_ns(state, idle) or 0)
-                fin = fin_seen(connection, remote_close_of(connection, state, idle))
-                if fin is not None:
-                    fins.append(fin)
-        sizes: Counter[bool] = Counter()
-        pools = 0
-        for pool in tuple(book.pools):
-            live = pool.pool()
-            if live is not None and not self.is_closed(live):
-                pools += 1
-                sizes[pool.is_block] += pool.size
-        if len(book.open_keys) > _MOST_PEERS:
-            book.open_keys = dict.fromkeys(BORN_OPEN)
-        book.open_keys.update(dict.fromkeys(open_))
-        book.socket_keys.update(dict.fromkeys(sockets))
-        book.size_keys.update(dict.fromkeys(sizes))
-        checkouts = Counter(book.checkouts)
-        checkouts[Outcome.REUSED] += sum(each.reuses for each in book.connections)
-        return Reading(
-            upstream=book.upstream,
-            checkouts={outcome: checkouts[outcome] for outcome in Outcome},
-            drops={(reason, phase): book.drops[reason, phase] for reason in DropReason for phase in DropPhase},
-            opened=book.opened,
-            adopted=book.adopted,
-            closed={reason: book.closed[reason] for reason in CloseReason},
-            leaked=book.leaked,
-            open={key: open_[key] for key in book.open_keys},
-            sockets={key: sockets[key] for key in book.socket_keys},
-            close_wait_age_ns=oldest if _kernel.HAS_TCP_INFO and not book.upstream.is_unix_socket else None,
-            pending=len(book.waiting),
-            sizes={is_block: sizes[is_block] for is_block in book.size_keys},
-            peak=max(book.peaks, default=0),
-            pools=pools,
-            creations=book.creations,
-            use_ns=book.use_ns + sum(each.use_ns for each in book.connections),
-        )
+        live = [pool for pool in tuple(book.pools) if self._is_live(pool)]
+        return read_book(book, looks, live, by_peer=self.by_peer)
 
-    def _look(self, book: Book) -> dict[ConnectionRecord, tuple[bool, SocketState, int]]:
-        """By connection: whether it lies in its pool, its socket's state, and when. Books what ended meanwhile."""
+    def _is_live(self, pool: PoolRecord) -> bool:
+        live = pool.pool()
+        return live is not None and not self.is_closed(live)
+
+    def _look(self, book: Book) -> dict[ConnectionRecord, Look]:
+        """A look at each connection that is open. Books what ended meanwhile."""
         queues: dict[PoolRecord, set[int] | None] = {}
         for pool in tuple(book.pools):
             live = pool.pool()
             lying = () if live is None else self._pooled(live)
             queues[pool] = None if lying is None else {id(conn) for conn in lying}
-        looks = {}
+        looks: dict[ConnectionRecord, Look] = {}
         strangers = []
         for connection in tuple(book.connections):
             conn = connection.conn and connection.conn()
@@ -414,7 +327,7 @@ class Ledger:
                 continue
             lying_here = queues.get(connection.pool)
             is_idle = connection not in book.out if lying_here is None else id(conn) in lying_here
-            looks[connection] = is_idle, _kernel.read_state(conn.sock), self._clock()
+            looks[connection] = Look(is_idle, _kernel.read_state(conn.sock), self._clock())
         if strangers:
             # A close posts before it acts, so that what ended properly is booked by now. The rest lost its socket
             # behind urllib3's back.
@@ -424,22 +337,6 @@ class Ledger:
                     connection.is_open = False
                     self._apply(_closed_unseen(connection))
         return looks
-
-
-def record_of(conn: Any) -> ConnectionRecord | None:
-    """The record that a connection object carries, ``None`` if it has none."""
-    record: ConnectionRecord | None = getattr(conn, "__dict__", {}).get(MARK)
-    return record
-
-
-def remote_close_of(connection: ConnectionRecord, state: SocketState, idle_ns: int | None) -> int | None:
-    """Idle age at which the upstream closed; ``None`` where that cannot be known, behind another's socket for one."""
-    return None if connection.pool.is_proxied else remote_close_ns(state, idle_ns, connection.tls_version)
-
-
-def fin_seen(connection: ConnectionRecord, remote_close: int | None) -> FinSeen | None:
-    """What to tell of a connection's end by the upstream: once, by the first who sees it."""
-    return FinSeen(connection, remote_close) if remote_close is not None and connection.claim_fin() else None
 
 
 def _book_of(details: Any) -> Book:

@@ -16,8 +16,9 @@ from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvid
 
 from . import _semconv as names
 from ._faults import Fuse
-from ._ledger import Ledger, Reading
+from ._ledger import Ledger
 from ._lifecycle import OTHER, SUPPRESSED, DropPhase, Outcome, Upstream, Use
+from ._reading import Reading
 from ._records import CheckedOut, Closed, ConnectionRecord, Dropped, FinSeen, PoolRecord, SetUp
 from ._semconv import Attributes, Metric, known, seconds, upstream_attributes
 from ._settings import Settings

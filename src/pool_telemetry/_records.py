@@ -25,6 +25,8 @@ from ._lifecycle import (
 )
 from ._setup import Phase, Setup
 
+#: The name under which a pool and a connection carry their record, in their ``__dict__``.
+MARK = "_pool_telemetry"
 IDLE, ACTIVE = "idle", "active"
 OpenKey = tuple[str, str, str | None]  # idle or active, protocol version, the peer's address
 SocketKey = tuple[str, str | None]  # idle or active, TCP state
@@ -291,3 +293,9 @@ class FinSeen:
 
     connection: ConnectionRecord
     remote_close_ns: int
+
+
+def record_of(conn: Any) -> ConnectionRecord | None:
+    """The record that a connection object carries, ``None`` if it has none."""
+    record: ConnectionRecord | None = getattr(conn, "__dict__", {}).get(MARK)
+    return record

@@ -118,7 +118,7 @@ def lookup_name(address: Any) -> str | None:
 
 def family_of(sock: Any) -> str | None:
     """``ipv4`` or ``ipv6``."""
-    return {socket.AF_INET: "ipv4", socket.AF_INET6: "ipv6"}.get(getattr(sock, "family", None))  # type: ignore[arg-type]
+    return {socket.AF_INET: "ipv4", socket.AF_INET6: "ipv6"}.get(getattr(sock, "family", None))  # type: ignore[arg-type]  # None is in no dict of families
 
 
 def defining_class(cls: type, name: str) -> type | None:

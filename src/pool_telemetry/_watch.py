@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 from . import _kernel, _urllib3
 from ._faults import Fuse
-from ._ledger import MARK, Ledger
+from ._ledger import Ledger
 from ._lifecycle import SUPPRESSED, CloseReason, Upstream, Use
 from ._records import (
+    MARK,
     Adopted,
     CheckedOut,
     Closed,

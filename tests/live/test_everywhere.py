@@ -29,7 +29,7 @@ import urllib3.contrib.socks
 from docker.transport import UnixHTTPAdapter
 from opentelemetry.trace import StatusCode
 from requests_unixsocket.adapters import UnixAdapter
-from urllib3._version import __version__ as VERSION  # noqa: N812
+from urllib3._version import __version__ as VERSION  # noqa: N812 - a constant, whatever it is called there
 
 from misbehaving import Proxy, Server, SocksProxy
 from tests.live.real_servers import start_or_skip
@@ -722,7 +722,7 @@ def test_an_overridden_close_closes_once_and_for_the_same_reason(telemetry: Tele
     with Server() as server:
         telemetry.install()
         with urllib3.HTTPConnectionPool("127.0.0.1", server.port) as pool:
-            pool.ConnectionCls = kind  # type: ignore[misc, unused-ignore]
+            pool.ConnectionCls = kind  # type: ignore[misc, unused-ignore]  # declared for the class, set as applications do
             pool.urlopen("GET", "/ok")
             for connection in server.connections:
                 connection.fin()
@@ -782,7 +782,7 @@ def test_a_connection_of_http_client_is_told_too(telemetry: Telemetry) -> None:
     with Server() as server:
         telemetry.install()
         with urllib3.HTTPConnectionPool("127.0.0.1", server.port) as pool:
-            pool.ConnectionCls = OfTheStandardLibrary  # type: ignore[misc, assignment, unused-ignore]
+            pool.ConnectionCls = OfTheStandardLibrary  # type: ignore[misc, assignment, unused-ignore]  # as above, and of http.client
             for path in ("/ok", "/ok", "/close", "/ok"):
                 assert pool.urlopen("GET", path).status == 200
             for connection in server.connections:
@@ -846,7 +846,7 @@ def test_a_stub_without_a_real_socket_is_borne(
 ) -> None:
     telemetry.install(spans="all", metrics="all")
     with urllib3.HTTPConnectionPool("cassette.invalid") as pool, telemetry.tracer.start_as_current_span("request"):
-        pool.ConnectionCls = kind  # type: ignore[misc, unused-ignore]
+        pool.ConnectionCls = kind  # type: ignore[misc, unused-ignore]  # declared for the class
         for _ in range(3):
             assert pool.urlopen("GET", "/").data == b"tape"
         metrics = telemetry.collect()

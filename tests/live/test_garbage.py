@@ -104,10 +104,10 @@ class Threading:
     def __init__(self, module: str, strike: Callable[[str], object]) -> None:
         self._module, self._strike = module, strike
 
-    def Lock(self) -> StrikingLock:  # noqa: N802
+    def Lock(self) -> StrikingLock:  # noqa: N802 - threading's name
         return StrikingLock(threading.Lock(), lambda: self._strike(self._module))
 
-    def RLock(self) -> StrikingLock:  # noqa: N802
+    def RLock(self) -> StrikingLock:  # noqa: N802 - threading's name
         return StrikingLock(threading.RLock(), lambda: self._strike(self._module))
 
     def __getattr__(self, name: str) -> Any:
@@ -123,7 +123,7 @@ def arm(prefixes: tuple[str, ...], strike: Callable[[str], object]) -> None:
                 if getattr(module, kind, None) is getattr(threading, kind):
                     setattr(module, kind, getattr(substitute, kind))
             if getattr(module, "threading", None) is threading:
-                module.threading = substitute  # type: ignore[attr-defined]
+                module.threading = substitute  # type: ignore[attr-defined]  # it has one, as was just asked
 
 
 class Stock:
@@ -160,7 +160,7 @@ def check_at_the_end(telemetry: Telemetry) -> None:
 
 def close_idle(pools: list[urllib3.HTTPConnectionPool]) -> None:
     for pool in pools:
-        for conn in tuple(pool.pool.queue):  # type: ignore[union-attr]
+        for conn in tuple(pool.pool.queue):  # type: ignore[union-attr]  # these pools are open
             if conn is not None:
                 conn.close()
 
@@ -339,7 +339,7 @@ def a_finaliser_that_makes_a_request_while_a_span_is_made() -> None:
     with no_faults(), Server() as server:
         stock = Stock()
         telemetry = Telemetry()
-        telemetry._exporter._lock = StrikingLock(  # type: ignore[assignment]
+        telemetry._exporter._lock = StrikingLock(  # type: ignore[assignment]  # stands in for a lock
             telemetry._exporter._lock, lambda: stock.strike("exporter")
         )
         telemetry.install(spans="all")
@@ -377,7 +377,7 @@ def a_finaliser_that_makes_a_request_between_check_and_checkout() -> None:
         get(other)
         get(pool, "/fin/0")
         server.wait_for(lambda books: books.ended["fin"] == 1)
-        (conn,) = [conn for conn in pool.pool.queue if conn is not None]  # type: ignore[union-attr]
+        (conn,) = [conn for conn in pool.pool.queue if conn is not None]  # type: ignore[union-attr]  # the pool is open
         while not urllib3.util.connection.is_connection_dropped(conn):
             pass
         del conn
@@ -440,7 +440,7 @@ def signals_under_our_lock(is_collecting: bool) -> None:
 def signals_all_the_time(is_collecting: bool, seed: int) -> None:
     telemetry = Telemetry()
     telemetry.install(metrics="all", spans="off")
-    ledger: _ledger.Ledger = _instrument._ledger  # type: ignore[assignment]
+    ledger: _ledger.Ledger = _instrument._ledger  # type: ignore[assignment]  # installed just before
     handled = itertools.count()
     pools: list[urllib3.HTTPConnectionPool] = []
     is_handling: list[bool] = []

@@ -99,7 +99,7 @@ def exercise(server: Server, block: bool = True) -> Any:
         ended = sum(server.books.ended.values())
         http.request("GET", server.url + path)
         if path.startswith("/fin"):
-            server.wait_for(lambda books, ended=ended: sum(books.ended.values()) > ended)  # type: ignore[misc]
+            server.wait_for(lambda books, ended=ended: sum(books.ended.values()) > ended)  # type: ignore[misc]  # mypy infers no type for its default
             time.sleep(0.02)
     return http
 

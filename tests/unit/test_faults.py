@@ -24,6 +24,7 @@ from pool_telemetry import (
     _kernel,
     _ledger,
     _metrics,
+    _reading,
     _records,
     _request,
     _semconv,
@@ -107,7 +108,7 @@ class Host:
             return original(*args, **kwargs)
 
         # Who closes a connection is told from urllib3's code: this is one of its wrappers.
-        counting.__wrapped__ = original  # type: ignore[attr-defined]
+        counting.__wrapped__ = original  # type: ignore[attr-defined]  # functions bear attributes
         return counting
 
     def of(self, act: Callable[[], Any]) -> dict[str, int]:
@@ -332,7 +333,7 @@ def test_a_fault_in_recording_ends_the_histograms_alone(
     with monkeypatch.context() as broken:
         fault = Fault(broken, owner, name, OursError)
         if name == "_upstream_attributes":  # it serves the callbacks too, which are parts of their own
-            pool_telemetry._instrument._emitter.flush()  # type: ignore[union-attr]
+            pool_telemetry._instrument._emitter.flush()  # type: ignore[union-attr]  # it is installed here
         else:
             telemetry.collect()
         assert fault.hits == 1
@@ -391,7 +392,8 @@ def test_a_fault_in_one_callback_silences_that_metric_alone(
         (_ledger.Ledger, "read"),
         (_ledger.Ledger, "_read_book"),
         (_ledger.Ledger, "_look"),
-        (_ledger, "Reading"),
+        (_reading, "Reading"),
+        (_ledger, "read_book"),
         (_kernel, "read_state"),
         (_metrics.Instruments, "has_sdk"),
         (_metrics.MetricsEmitter, "flush"),

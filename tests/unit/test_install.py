@@ -23,7 +23,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 import pool_telemetry
 from misbehaving import Server
 from pool_telemetry import _instrument
-from pool_telemetry._ledger import MARK
+from pool_telemetry._records import MARK
 from tests import programs
 from tests.support import Metrics, Telemetry, check_laws
 
@@ -273,7 +273,7 @@ def test_a_provider_that_fails_leaves_urllib3_as_it_was(fault: str, server: Serv
     before, provider = Contents(), Provider()
     with a_pool(server) as pool:
         with pytest.raises(RuntimeError, match="today"):
-            pool_telemetry.install(meter_provider=provider)  # type: ignore[arg-type]
+            pool_telemetry.install(meter_provider=provider)  # type: ignore[arg-type]  # no provider, on purpose
         assert not before.differences()
         get(pool)
         assert MARK not in vars(pool)

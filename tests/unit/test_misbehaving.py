@@ -51,7 +51,7 @@ class Client:
         self.sock.sendall(f"{method} {path} HTTP/1.1\r\nHost: x\r\n{length}{more}\r\n".encode() + body)
 
     def get(self, path: str, **request: str | bytes) -> tuple[int, bytes]:
-        self.ask(path, **request)  # type: ignore[arg-type]
+        self.ask(path, **request)  # type: ignore[arg-type]  # each keyword has one of the two types
         response = http.client.HTTPResponse(self.sock, method=str(request.get("method", "GET")))
         response.begin()
         with contextlib.closing(response):

@@ -40,7 +40,7 @@ class Contents:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Contents) and self._ids() == other._ids()
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # how Python says that something has no hash
 
     def _ids(self) -> dict[str, int]:
         return {name: id(value) for name, value in self._found.items() if name not in ("__dict__", "__weakref__")}

@@ -196,4 +196,4 @@ def test_a_bad_variable_does_not_keep_a_service_from_starting(
 def test_settings_cannot_be_changed() -> None:
     settings = Settings()
     with pytest.raises(dataclasses.FrozenInstanceError):
-        settings.spans = "all"  # type: ignore[misc]
+        settings.spans = "all"  # type: ignore[misc]  # frozen: that is what is tested

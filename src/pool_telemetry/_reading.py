@@ -1,0 +1,132 @@
+"""One upstream's figures at one moment, made from its book and a look at each of its open connections."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from . import _kernel
+from ._lifecycle import (
+    CLOSE_WAIT,
+    UNKNOWN_STATE,
+    CloseReason,
+    DropPhase,
+    DropReason,
+    Outcome,
+    SocketState,
+    Upstream,
+)
+from ._records import ACTIVE, BORN_OPEN, IDLE, Book, ConnectionRecord, FinSeen, OpenKey, PoolRecord, SocketKey
+from ._verdicts import close_wait_ns, remote_close_ns
+
+# Each address that a connection had is a series, which does not vanish: a rotating set must not grow for ever.
+_MOST_PEERS = 200
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One upstream's figures at one moment: totals since the start, levels now."""
+
+    upstream: Upstream
+    checkouts: dict[Outcome, int]
+    drops: dict[tuple[DropReason, DropPhase], int]
+    opened: int
+    adopted: int
+    closed: dict[CloseReason, int]
+    leaked: int
+    open: dict[OpenKey, int]
+    sockets: dict[SocketKey, int]
+    close_wait_age_ns: int | None
+    pending: int
+    sizes: dict[bool, int]
+    peak: int
+    pools: int
+    creations: int
+    use_ns: int
+
+
+class Look(NamedTuple):
+    """What was seen of a connection from outside.
+
+    Attributes:
+        is_idle: it lies in its pool.
+        state: its socket's.
+        at: when.
+    """
+
+    is_idle: bool
+    state: SocketState
+    at: int
+
+
+# Opened while the others were looked at: it is in use, by the one who has just opened it.
+_NOT_LOOKED_AT = Look(is_idle=False, state=UNKNOWN_STATE, at=0)
+
+
+def read_book(
+    book: Book, looks: dict[ConnectionRecord, Look], pools: list[PoolRecord], *, by_peer: bool
+) -> tuple[Reading, list[FinSeen]]:
+    """An upstream's figures, and the FINs that nobody has told of yet.
+
+    Args:
+        book: whose lock is held.
+        looks: at the connections that are open.
+        pools: those that live, and have not been closed.
+        by_peer: whether levels are kept apart by the peer's address.
+    """
+    open_: Counter[OpenKey] = Counter()
+    sockets: Counter[SocketKey] = Counter()
+    fins: list[FinSeen] = []
+    oldest = 0
+    for connection in tuple(book.connections):
+        is_idle, state, at = looks.get(connection, _NOT_LOOKED_AT)
+        level = IDLE if is_idle else ACTIVE
+        peer = connection.peer[0] if by_peer and connection.peer else None
+        open_[level, connection.version, peer] += 1
+        sockets[level, state.tcp_state] += 1
+        if is_idle and state.tcp_state == CLOSE_WAIT:
+            idle_ns = connection.idle_ns(at)
+            oldest = max(oldest, close_wait_ns(state, idle_ns) or 0)
+            fin = fin_seen(connection, remote_close_of(connection, state, idle_ns))
+            if fin is not None:
+                fins.append(fin)
+    sizes: Counter[bool] = Counter()
+    for pool in pools:
+        sizes[pool.is_block] += pool.size
+    if len(book.open_keys) > _MOST_PEERS:
+        book.open_keys = dict.fromkeys(BORN_OPEN)
+    book.open_keys.update(dict.fromkeys(open_))
+    book.socket_keys.update(dict.fromkeys(sockets))
+    book.size_keys.update(dict.fromkeys(sizes))
+    checkouts = Counter(book.checkouts)
+    checkouts[Outcome.REUSED] += sum(each.reuses for each in book.connections)
+    reading = Reading(
+        upstream=book.upstream,
+        checkouts={outcome: checkouts[outcome] for outcome in Outcome},
+        drops={(reason, phase): book.drops[reason, phase] for reason in DropReason for phase in DropPhase},
+        opened=book.opened,
+        adopted=book.adopted,
+        closed={reason: book.closed[reason] for reason in CloseReason},
+        leaked=book.leaked,
+        open={key: open_[key] for key in book.open_keys},
+        sockets={key: sockets[key] for key in book.socket_keys},
+        close_wait_age_ns=oldest if _kernel.HAS_TCP_INFO and not book.upstream.is_unix_socket else None,
+        pending=len(book.waiting),
+        sizes={is_block: sizes[is_block] for is_block in book.size_keys},
+        peak=max(book.peaks, default=0),
+        pools=len(pools),
+        creations=book.creations,
+        use_ns=book.use_ns + sum(each.use_ns for each in book.connections),
+    )
+    return reading, fins
+
+
+def remote_close_of(connection: ConnectionRecord, state: SocketState, idle_ns: int | None) -> int | None:
+    """Idle age at which the upstream closed; ``None`` where that cannot be known, behind another's socket for one."""
+    return None if connection.pool.is_proxied else remote_close_ns(state, idle_ns, connection.tls_version)
+
+
+def fin_seen(connection: ConnectionRecord, remote_close: int | None) -> FinSeen | None:
+    """What to tell of a connection's end by the upstream: once, by the first who sees it."""
+    return FinSeen(connection, remote_close) if remote_close is not None and connection.claim_fin() else None

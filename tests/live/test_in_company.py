@@ -716,8 +716,8 @@ def interrupted_at_any_moment() -> None:
 
 
 def repeat_until_interrupted(work: Callable[[], object]) -> None:
-    signal.setitimer(signal.ITIMER_REAL, 0.0003)
     try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0003)
         while True:
             work()
     except KeyboardInterrupt:

@@ -19,6 +19,9 @@ from ._options import Options
 STRAY_DELAY = 0.02
 
 
+ONE_SEGMENT = 1000  # bytes of a body that leaves together with its head
+
+
 class Gone(Exception):  # noqa: N818 - not an error
     """The connection has ended: its thread has nothing left to do but to close the socket."""
 
@@ -125,13 +128,20 @@ class Connection:
         raw = render_head(status, fields, version)
         if head.method == "HEAD":
             self.send(raw, complete=True)
-        elif chunks is None:
+        elif chunks is None and len(body) <= ONE_SEGMENT:
             self.send(raw + body, complete=True)
         else:
             self.send(raw)
-            for chunk in chunks:
-                self.send(b"%x\r\n%b\r\n" % (len(chunk), chunk))
-            self.send(b"0\r\n\r\n", complete=True)
+            if last_kind:
+                # The client knows now that it is the last; it may close first, in the middle of the body.
+                with self._ledger:
+                    self._count(last_kind)
+            if chunks is None:
+                self.send(body, complete=True)
+            else:
+                for chunk in chunks:
+                    self.send(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+                self.send(b"0\r\n\r\n", complete=True)
         if last_kind:
             self.finish(last_kind)
 

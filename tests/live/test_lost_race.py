@@ -212,9 +212,14 @@ def test_a_response_that_breaks_off_is_no_lost_race(telemetry: Telemetry, path: 
     with Server(tls=tls) as server, manager(server.ca_file) as http:
         http.request("GET", f"{server.url}/ok")
         time.sleep(IDLE)
-        with pytest.raises(urllib3.exceptions.HTTPError):
+        with pytest.raises(urllib3.exceptions.HTTPError) as raised:
             http.request("GET", server.url + path, retries=False)
-        assert_it_failed(telemetry, checkouts=2)
+        error = raised.value.args[-1]
+        if tls and path == "/partial-rst" and type(error) is ConnectionResetError:
+            # From outside the encryption, bytes of a response are not to be told from an alert: docs, limits.
+            assert drops(telemetry.collect()) == {("reset", "request"): 1}
+        else:
+            assert_it_failed(telemetry, checkouts=2)
 
 
 @pytest.mark.parametrize("tls", PROTOCOLS)

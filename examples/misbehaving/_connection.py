@@ -218,7 +218,9 @@ class Connection:
             return
         if self._lose_next:
             self.finish("lost_fin")
-        drop = self._options.draw_drop()
+        # None after stray bytes, which a slow client may have thrown away with the response: it goes on asking, and
+        # a second end would be in no books.
+        drop = self._options.draw_drop() if self._ended is None else None
         self._announce_close = drop == "close_header"
         plan = behave(self, head, first=first)
         if drop == "lost_fin":

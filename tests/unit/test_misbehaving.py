@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -480,6 +481,37 @@ def test_random_drops_come_in_many_kinds_and_are_booked_exactly(tls: str | None)
         assert set(books.ended) <= kinds | {"client"}
         assert len(set(books.ended) & kinds) >= 4
         assert books.responses <= answered <= asked
+
+
+class EveryTime(random.Random):
+    """Drops after each response, in the given ways one after the other, and then in the last."""
+
+    def __init__(self, *kinds: str) -> None:
+        super().__init__()
+        self._kinds = list(kinds)
+
+    def random(self) -> float:
+        return 0.0
+
+    def choice(self, seq: Any) -> Any:
+        return self._kinds.pop(0) if len(self._kinds) > 1 else self._kinds[0]
+
+
+def test_no_second_drop_is_drawn_for_a_client_that_overlooked_stray_bytes() -> None:
+    with Server(random_drops=EveryTime("stray", "close_header")) as server:
+        with Client(server) as client:
+            client.get("/ok")
+            assert client.sock.recv(100) == b"stray"
+            for _ in range(3):
+                client.ask("/ok")
+                assert b"Connection: close" not in client.sock.recv(1000)
+            assert not client.hung_up(wait=0.05)
+        books = server.wait_for(lambda books: books.open == 0)
+        assert books.ended == {"stray": 1}
+        with Client(server) as client:
+            client.ask("/ok")
+            assert b"Connection: close" in client.read_all()
+        assert server.wait_for(lambda books: books.open == 0).ended == {"stray": 1, "close_header": 1}
 
 
 @pytest.mark.parametrize("tls", [None, "1.3"])

@@ -120,7 +120,9 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
     if _ledger is None:
         _ledger = Ledger(_urllib3.pooled, _urllib3.is_closed, monotonic_ns)
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_start_afresh_in_child)
+            os.register_at_fork(
+                before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_start_afresh_in_child
+            )
     _ledger.max_upstreams = settings.max_upstreams
     _ledger.by_peer = settings.peer_address
     emitter = MetricsEmitter(settings, _ledger) if settings.metrics != "off" else None
@@ -130,7 +132,7 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
         settings,
         current_use,
         observer,
-        flush=emitter.flush if emitter else None,
+        flush=emitter.make_room if emitter else None,
         on_fault=emitter.fall_silent if emitter else lambda: None,
     )
     try:
@@ -144,11 +146,23 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
     _hooks, _emitter = hooks, emitter
 
 
+def _before_fork() -> None:
+    if _emitter is not None:
+        _emitter.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    if _emitter is not None:
+        _emitter.after_fork(is_child=False)
+
+
 def _start_afresh_in_child() -> None:
     global _lock
     _lock = threading.RLock()
     if _ledger is not None:
         _ledger.reset()
+    if _emitter is not None:
+        _emitter.after_fork(is_child=True)
 
 
 def _check_provider(name: str, provider: object, method: str) -> None:

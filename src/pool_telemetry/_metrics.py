@@ -6,23 +6,26 @@ Nothing is recorded while a request runs, but for the one in ``MOST_SAMPLES`` th
 from __future__ import annotations
 
 import threading
-import weakref
+import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar
+from typing import Any
 
-from opentelemetry import metrics, trace
+from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, NoOpMeterProvider, Observation
+from opentelemetry.metrics import MeterProvider, Observation
 
 from . import _semconv as names
 from ._faults import Fuse
+from ._instruments import Instruments
 from ._ledger import Ledger
 from ._lifecycle import OTHER, SUPPRESSED, DropPhase, Outcome, Upstream, Use
 from ._reading import Reading
 from ._records import CheckedOut, Closed, ConnectionRecord, Dropped, FinSeen, PoolRecord, SetUp
 from ._semconv import Attributes, Metric, known, seconds, upstream_attributes
 from ._settings import Settings
-from ._version import __version__
+
+#: Seconds that a fork waits at most for what other threads are recording; a full buffer takes some 3 ms.
+FORK_PATIENCE = 0.2
 
 
 class MetricsEmitter:
@@ -40,6 +43,7 @@ class MetricsEmitter:
         self._readings: list[Reading] = []
         self._served: set[str] = set()
         self._flushing: set[int] = set()
+        self._is_forking = False
         self._reading_fuse = Fuse("the reading of the books", self._fall_silent)
         self._fuse = Fuse("the recording of metrics", ledger.samples.clear)
 
@@ -60,6 +64,19 @@ class MetricsEmitter:
         if self._instruments is not None and self._instruments.source is self:
             self.flush()
             self._instruments.source = None
+
+    def before_fork(self) -> None:
+        """Let other threads finish what they record: the child could never get a lock of the SDK that they hold."""
+        self._is_forking = True
+        deadline = time.monotonic() + FORK_PATIENCE
+        while self._flushing - {threading.get_ident()} and time.monotonic() < deadline:
+            time.sleep(0.0005)
+
+    def after_fork(self, *, is_child: bool) -> None:
+        """Go on; in the child nobody else is recording any more."""
+        if is_child:
+            self._flushing &= {threading.get_ident()}
+        self._is_forking = False
 
     def _wants(self, metric: Metric) -> bool:
         # Asked at each point too: an earlier install() may have given the provider more instruments than this one does.
@@ -97,7 +114,11 @@ class MetricsEmitter:
 
     # Histograms
 
-    def flush(self) -> None:
+    def make_room(self) -> None:
+        """Record the samples that have gathered, unless another thread is about to fork: they can wait."""
+        self.flush(can_wait=True)
+
+    def flush(self, *, can_wait: bool = False) -> None:
         """Record the samples that have gathered; drop them where no SDK would take them."""
         samples = self._ledger.samples
         if self._fuse.is_blown or self._instruments is None or not self._instruments.has_sdk():
@@ -108,6 +129,8 @@ class MetricsEmitter:
             return  # a finaliser's request, while the SDK holds its own lock for this thread
         try:
             self._flushing.add(me)
+            if can_wait and self._is_forking:
+                return
             # Not "while there are any": those who add more would keep this thread at it, under the SDK's lock.
             for _ in range(len(samples)):
                 try:
@@ -179,78 +202,6 @@ def _exemplar_context(use: Use) -> Context:
     if use is None:
         return Context()
     return trace.set_span_in_context(trace.NonRecordingSpan(use), Context())
-
-
-class Instruments:
-    """The instruments of one meter provider, made once: a second observable of the same name would stay mute.
-
-    Attributes:
-        source: who answers the callbacks; nobody does after ``uninstall()``.
-    """
-
-    _made: ClassVar[weakref.WeakKeyDictionary[MeterProvider, Instruments]] = weakref.WeakKeyDictionary()
-
-    def __init__(self, meter_provider: MeterProvider) -> None:
-        self._provider = weakref.ref(meter_provider)
-        self._meter: Meter = metrics.get_meter(names.SCOPE, __version__, meter_provider, schema_url=names.SCHEMA_URL)
-        self._observables: set[str] = set()
-        self.histograms: dict[str, Histogram] = {}
-        self.source: MetricsEmitter | None = None
-
-    @classmethod
-    def of(cls, meter_provider: MeterProvider | None) -> Instruments:
-        """The instruments of a provider, of the global one if ``None``."""
-        provider = meter_provider or metrics.get_meter_provider()
-        instruments = cls._made.get(provider)
-        if instruments is None and provider is metrics.get_meter_provider():
-            # What was made before the provider was set hangs on the API's proxy, which now hands on to this one.
-            proxied = [each for each in cls._made if _is_api_only(each) and not isinstance(each, NoOpMeterProvider)]
-            instruments = cls._made[proxied[0]] if proxied else None
-        if instruments is None:
-            instruments = cls._made[provider] = cls(provider)
-        return instruments
-
-    def ensure(self, wanted: Iterable[Metric]) -> None:
-        """Make those instruments that are not there yet."""
-        for metric in wanted:
-            if metric.kind == "histogram":
-                if metric.name not in self.histograms:
-                    self.histograms[metric.name] = self._meter.create_histogram(
-                        metric.name,
-                        metric.unit,
-                        metric.description,
-                        explicit_bucket_boundaries_advisory=metric.buckets,
-                    )
-            elif metric.name not in self._observables:
-                self._observables.add(metric.name)
-                create = getattr(self._meter, f"create_observable_{metric.kind}")
-                create(metric.name, [self._callback(metric)], metric.unit, metric.description)
-
-    def has_sdk(self) -> bool:
-        """Whether somebody takes what is recorded: not the API alone, whose instruments do nothing."""
-        provider = self._provider()
-        if provider is not None and _is_api_only(provider):
-            provider = metrics.get_meter_provider()
-        return provider is not None and not _is_api_only(provider)
-
-    def _callback(self, metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        fuse = Fuse(f"the callback of {metric.name}", lambda: None)
-
-        def callback(_: CallbackOptions) -> Iterable[Observation]:
-            source = self.source
-            if source is None or fuse.is_blown:
-                return ()
-            try:
-                return source.observe(metric)
-            except Exception:
-                fuse.blow()
-                return ()
-
-        return callback
-
-
-def _is_api_only(provider: MeterProvider) -> bool:
-    return type(provider).__module__.startswith("opentelemetry.metrics")
 
 
 # The points of each observable instrument: attributes beside the upstream's, and the value.

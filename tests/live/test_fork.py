@@ -264,6 +264,52 @@ def forks_under_load(forks: int) -> None:
         check_laws(telemetry.collect())
 
 
+class SlowHistogram:
+    """Stands for a histogram of the SDK, whose lock is not made anew in a child."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.is_recording = threading.Event()
+        self.recorded = 0
+
+    def record(self, amount: float, attributes: Any = None, context: Any = None) -> None:
+        with self._lock:
+            self.is_recording.set()
+            time.sleep(0.05)
+            self.recorded += 1
+
+
+def fork_while_samples_are_recorded() -> None:
+    """Another thread is at it, under the SDK's lock; the child must be able to take that lock."""
+    is_dying_shown()
+    telemetry = Telemetry()
+    telemetry.install(spans="off", metrics="all")
+    emitter = _instrument._emitter
+    assert emitter is not None
+    assert emitter._instruments is not None
+    histogram: Any = SlowHistogram()
+    emitter._instruments.histograms["urllib3.connection.idle.duration"] = histogram
+    with Server() as server, pool_of(server) as pool:
+
+        def work() -> int:
+            before: int = histogram.recorded
+            for _ in range(3):  # how long it was idle before the first of them nobody knows here
+                pool.urlopen("GET", "/ok")
+            emitter.flush()
+            after: int = histogram.recorded
+            return after - before
+
+        for round_ in range(5):
+            pool.urlopen("GET", "/ok")
+            pool.urlopen("GET", "/ok")
+            recorder = threading.Thread(target=emitter.flush if round_ % 2 else emitter.make_room)
+            recorder.start()
+            assert histogram.is_recording.wait(CHILD_SECONDS)
+            assert in_child(work) == 2
+            recorder.join()
+            histogram.is_recording.clear()
+
+
 def fork_while_a_pool_is_being_entered() -> None:
     is_dying_shown()
     telemetry = Telemetry()
@@ -350,6 +396,10 @@ def test_a_child_is_noticed_where_no_hook_runs() -> None:
 
 def test_a_hundred_forks_under_load_hang_no_child() -> None:
     run_apart(forks_under_load, 100, seconds=60)
+
+
+def test_a_fork_while_samples_are_recorded_leaves_no_lock_of_the_sdk_locked() -> None:
+    run_apart(fork_while_samples_are_recorded)
 
 
 def test_a_fork_while_a_pool_is_being_entered_does_not_hang_the_child() -> None:

@@ -21,6 +21,7 @@ from misbehaving import Server
 from pool_telemetry import (
     _checkout,
     _connect,
+    _instruments,
     _kernel,
     _ledger,
     _metrics,
@@ -395,7 +396,7 @@ def test_a_fault_in_one_callback_silences_that_metric_alone(
         (_reading, "Reading"),
         (_ledger, "read_book"),
         (_kernel, "read_state"),
-        (_metrics.Instruments, "has_sdk"),
+        (_instruments.Instruments, "has_sdk"),
         (_metrics.MetricsEmitter, "flush"),
     ],
 )

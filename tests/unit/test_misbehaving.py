@@ -486,19 +486,19 @@ def test_random_drops_come_in_many_kinds_and_are_booked_exactly(tls: str | None)
 class EveryTime(random.Random):
     """Drops after each response, in the given ways one after the other, and then in the last."""
 
-    def __init__(self, *kinds: str) -> None:
-        super().__init__()
-        self._kinds = list(kinds)
+    kinds: tuple[str, ...] = ("stray", "close_header")
 
     def random(self) -> float:
         return 0.0
 
     def choice(self, seq: Any) -> Any:
-        return self._kinds.pop(0) if len(self._kinds) > 1 else self._kinds[0]
+        kind, *rest = self.kinds
+        self.kinds = tuple(rest) or self.kinds
+        return kind
 
 
 def test_no_second_drop_is_drawn_for_a_client_that_overlooked_stray_bytes() -> None:
-    with Server(random_drops=EveryTime("stray", "close_header")) as server:
+    with Server(random_drops=EveryTime()) as server:
         with Client(server) as client:
             client.get("/ok")
             assert client.sock.recv(100) == b"stray"

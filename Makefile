@@ -7,11 +7,12 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint clean
+.PHONY: help demo test bench lint clean
 
 help:
 	@echo "make demo    watch connections being dropped by misbehaving servers, and what is told about it"
 	@echo "make test    run the tests            (some of them: make test ARGS='tests/unit -x')"
+	@echo "make bench   what it costs, beside its peers; instructions too where valgrind is (ARGS=--help for more)"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make clean   remove .venv, caches and build output"
 	@echo
@@ -23,6 +24,9 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	@$(VENV)/bin/python -m pytest $(ARGS)
 
+bench: $(VENV)/.bench
+	@$(VENV)/bin/python -m benchmarks $(ARGS)
+
 lint: $(VENV)/.dev
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
@@ -31,10 +35,10 @@ lint: $(VENV)/.dev
 
 clean:
 	@rm -rf $(VENV) .ci-cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
-	@find src tests examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The dependency groups of pyproject.toml; asked for one by one, so that the demo need not wait for the test servers.
-$(VENV)/.demo $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(VENV)/.made
+$(VENV)/.demo $(VENV)/.test $(VENV)/.bench $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(VENV)/.made
 	@echo "Installing what 'make $(MAKECMDGOALS)' needs into $(VENV) ..."
 	@$(PIP) install --editable . --group $*
 	@touch $@

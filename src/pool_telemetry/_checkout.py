@@ -7,6 +7,7 @@ record, which no other thread has at that moment, and makes single atomic calls 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from typing import Any
 from . import _kernel, _urllib3
 from ._lifecycle import SUPPRESSED, DropPhase, Outcome, SetupCause, Use
 from ._reading import fin_seen, remote_close_of
-from ._records import MARK, CheckedOut, ConnectionRecord, Dropped, PoolRecord, record_of
+from ._records import CheckedOut, ConnectionRecord, Dropped, PoolRecord, UnmarkableError, record_of
 from ._verdicts import close_wait_ns, drop_reason
 from ._watch import MOST_SAMPLES, Watch, type_name
 
@@ -32,53 +33,57 @@ class CheckoutHooks:
         clock, current_use, samples = monotonic_ns, self._watch.current_use, self._watch.ledger.samples
         wants_samples, flush, fuse = self._watch.wants_samples, self._watch.flush, self._watch.fuse
         with_care, no_connection, checked_out = self._get_with_care, self._no_connection, self._checked_out
-        no_record = self._no_record
 
         def get_conn(wrapped: Any, pool: Any, args: Any, kwargs: Any) -> Any:
-            record = pool.__dict__.get(MARK)
-            if record is None or not record.is_simple:
-                return with_care(wrapped, pool, record, args, kwargs)
+            try:
+                record = pool._pool_telemetry
+                is_simple = record.is_simple is True  # some classes answer for any attribute: a Mock is truthy
+            except Exception:
+                is_simple = False
+            if not is_simple:
+                return with_care(wrapped, pool, args, kwargs)
             try:
                 conn = wrapped(*args, **kwargs)
             except BaseException as error:
                 no_connection(record, error, None)
                 raise
             try:
-                connection = conn.__dict__.get(MARK)
-                if (
-                    connection is None
-                    or not connection.is_open
-                    or connection.returned_at is None
-                    or getattr(conn, "sock", None) is None
-                ):
-                    checked_out(pool, record, conn, None)
-                    return conn
+                connection = conn._pool_telemetry
+                returned_at = connection.returned_at
+                is_clean = connection.is_open is True and returned_at is not None and conn.sock is not None
+            except Exception:
+                is_clean = False
+            if not is_clean:
+                checked_out(pool, record, conn, None)
+                return conn
+            try:
                 now = clock()
                 use = current_use()
                 if use is not SUPPRESSED:
                     connection.previously_used = connection.last_used
                     connection.last_used = use
                     if wants_samples:
-                        samples.append((connection, now - connection.returned_at, use))
+                        samples.append((connection, now - returned_at, use))
                         if len(samples) >= MOST_SAMPLES:
                             flush()
                 connection.checked_out_at = now
                 connection.reuses += 1
-                record.book.take(connection)
+                book = record.book  # Book.take(), without the call
+                book.out.add(connection)
+                in_use = len(book.out)
+                if in_use > book.peak:
+                    book.note_peak(in_use)
             except Exception:
-                if hasattr(conn, "__dict__"):
-                    fuse.blow()
-                else:
-                    no_record(record, None)
+                fuse.blow()
             return conn
 
         return get_conn
 
-    def _get_with_care(self, wrapped: Any, pool: Any, record: PoolRecord | None, args: Any, kwargs: Any) -> Any:
-        started_at = None
+    def _get_with_care(self, wrapped: Any, pool: Any, args: Any, kwargs: Any) -> Any:
+        record = started_at = None
         try:
             started_at = monotonic_ns()
-            record = record or self._watch.see(pool)
+            record = record_of(pool) or self._watch.see(pool)
         except Exception:
             self._watch.fuse.blow()
         if record is None or record.book is None:
@@ -93,16 +98,19 @@ class CheckoutHooks:
             self._no_connection(record, error, started_at)
             raise
         record.book.waiting.discard(ticket)
-        try:
-            if hasattr(conn, "__dict__"):
-                self._checked_out(pool, record, conn, started_at)
-            else:
-                self._no_record(record, started_at)
-        except Exception:
-            self._watch.fuse.blow()
+        self._checked_out(pool, record, conn, started_at)
         return conn
 
     def _checked_out(self, host_pool: Any, pool: PoolRecord, conn: Any, started_at: int | None) -> None:
+        try:
+            try:
+                self._tell_checked_out(host_pool, pool, conn, started_at)
+            except UnmarkableError:  # none of urllib3's making: it was handed out, no more can be known
+                self._tell(pool, Outcome.NEW, started_at, monotonic_ns(), None, None)
+        except Exception:
+            self._watch.fuse.blow()
+
+    def _tell_checked_out(self, host_pool: Any, pool: PoolRecord, conn: Any, started_at: int | None) -> None:
         watch = self._watch
         if not watch.ledger.is_attached:
             return  # uninstalled meanwhile
@@ -111,7 +119,7 @@ class CheckoutHooks:
         now = monotonic_ns()
         use = watch.current_use()
         drop = self._take_drop(pool, now, use)
-        connection: ConnectionRecord | None = conn.__dict__.get(MARK)
+        connection: ConnectionRecord | None = record_of(conn)
         lost = watch.take_lost_race(pool, now)
         idle_ns = None
         if drop is None and getattr(conn, "sock", None) is not None:
@@ -139,13 +147,6 @@ class CheckoutHooks:
         pool.book.take(connection)
         if outcome is not Outcome.REUSED or not pool.is_simple:
             self._tell(pool, outcome, started_at, now, idle_ns, use, drop=drop)
-
-    def _no_record(self, pool: PoolRecord, started_at: int | None) -> None:
-        """An object that urllib3 did not make, and that bears no record: it was handed out, no more can be known."""
-        try:
-            self._tell(pool, Outcome.NEW, started_at, monotonic_ns(), None, None)
-        except Exception:
-            self._watch.fuse.blow()
 
     def _no_connection(self, pool: PoolRecord, error: BaseException, started_at: int | None) -> None:
         try:
@@ -221,7 +222,7 @@ class CheckoutHooks:
 
     def _take_drop(self, pool: PoolRecord, now: int, use: Use) -> Dropped | None:
         """The drop that this checkout has found and closed."""
-        drops = self._watch.drops()
+        drops = self._watch.local.drops
         for drop in reversed(drops):
             if drop.connection.pool is pool:
                 drops.remove(drop)
@@ -244,29 +245,34 @@ class CheckoutHooks:
                 if gate and conn is not None:
                     # Before the host's call: after it another thread may have the connection.
                     try:
-                        connection = conn.__dict__.get(MARK)
-                        if connection is not None and connection.is_open:
+                        connection = conn._pool_telemetry
+                        is_open = connection.is_open is True
+                    except Exception:
+                        is_open = False
+                    try:
+                        if is_open:
                             now = clock()
                             connection.use_ns += now - connection.checked_out_at
                             connection.returned_at = now
                             connection.pool.book.out.discard(connection)
                         else:
-                            returned(self, conn, connection, clock())
+                            returned(self, conn, clock())
                     except Exception:
-                        if hasattr(conn, "__dict__"):
-                            fuse.blow()
+                        fuse.blow()
                 return original(self, conn)
 
             return _put_conn
 
         return replace
 
-    def _returned(self, pool: Any, conn: Any, connection: ConnectionRecord | None, now: int) -> None:
-        record: PoolRecord | None = pool.__dict__.get(MARK)
+    def _returned(self, pool: Any, conn: Any, now: int) -> None:
+        record: PoolRecord | None = record_of(pool)
         if record is None or record.book is None or not self._watch.ledger.is_attached:
             return
+        connection: ConnectionRecord | None = record_of(conn)
         if connection is not None:
             record.book.put_back(connection)
         if getattr(conn, "sock", None) is not None:
             # It was out when install() was called, or was opened behind urllib3's back.
-            self._watch.adopt(record, conn).returned_at = now
+            with contextlib.suppress(UnmarkableError):
+                self._watch.adopt(record, conn).returned_at = now

@@ -27,7 +27,7 @@ class ConnectHooks:
         if connection is None or connection.setup is not None:
             return wrapped(*args, **kwargs)  # a pool that is left alone; or an override that calls super()
         local = self._watch.local
-        outer = getattr(local, "setup", None)
+        outer = local.setup
         try:
             connection = self._begin(connection, conn)
         except Exception:
@@ -124,7 +124,7 @@ class ConnectHooks:
         return result
 
     def _setup(self) -> Setup | None:
-        return None if self._timing.is_blown else getattr(self._watch.local, "setup", None)
+        return None if self._timing.is_blown else self._watch.local.setup
 
     def _note(self, note: Callable[[int], None]) -> None:
         try:

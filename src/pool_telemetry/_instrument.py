@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Sequence
@@ -132,7 +133,7 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
         settings,
         current_use,
         observer,
-        flush=emitter.make_room if emitter else None,
+        flush=functools.partial(emitter.flush, can_wait=True) if emitter else None,
         on_fault=emitter.fall_silent if emitter else lambda: None,
     )
     try:

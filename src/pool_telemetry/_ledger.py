@@ -23,7 +23,6 @@ from . import _kernel
 from ._lifecycle import OTHER, CloseReason, Outcome, Upstream
 from ._reading import Look, Reading, read_book
 from ._records import (
-    MARK,
     Adopted,
     Book,
     CheckedOut,
@@ -36,7 +35,9 @@ from ._records import (
     PoolRecord,
     PoolSeen,
     SetUp,
+    mark,
     record_of,
+    unmark,
 )
 
 T = TypeVar("T")
@@ -187,7 +188,7 @@ class Ledger:
             live = pool.pool()
             if live is not None:
                 take_up(pool)
-                live.__dict__[MARK] = pool
+                mark(live, pool)
         taken_up: set[int] = set()
         for connection in tuple(book.connections):
             conn = connection.conn and connection.conn()
@@ -203,7 +204,7 @@ class Ledger:
                 # Requests and returns were missed: what rests on them is left out from now on.
                 connection.adopted, connection.returned_at, connection.opened_at = True, None, None
                 connection.is_open = True
-                conn.__dict__[MARK] = connection
+                mark(conn, connection)
 
     def reset(self) -> None:
         """Empty books, as a forked child must have them: the parent tells of its own."""
@@ -216,7 +217,7 @@ class Ledger:
 
     def _unmark(self) -> None:
         for live in self._marked():
-            getattr(live, "__dict__", {}).pop(MARK, None)
+            unmark(live)
         self._left_alone.clear()
 
     def _marked(self) -> Iterator[Any]:

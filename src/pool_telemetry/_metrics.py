@@ -24,8 +24,8 @@ from ._records import CheckedOut, Closed, ConnectionRecord, Dropped, FinSeen, Po
 from ._semconv import Attributes, Metric, known, seconds, upstream_attributes
 from ._settings import Settings
 
-#: Seconds that a fork waits at most for what other threads are recording; a full buffer takes some 3 ms.
-FORK_PATIENCE = 0.2
+# Seconds that a fork waits at most for what other threads are recording; a full buffer takes some 3 ms.
+_FORK_PATIENCE = 0.2
 
 
 class MetricsEmitter:
@@ -43,7 +43,7 @@ class MetricsEmitter:
         self._readings: list[Reading] = []
         self._served: set[str] = set()
         self._flushing: set[int] = set()
-        self._is_forking = False
+        self._forking: set[int] = set()
         self._reading_fuse = Fuse("the reading of the books", self._fall_silent)
         self._fuse = Fuse("the recording of metrics", ledger.samples.clear)
 
@@ -67,16 +67,19 @@ class MetricsEmitter:
 
     def before_fork(self) -> None:
         """Let other threads finish what they record: the child could never get a lock of the SDK that they hold."""
-        self._is_forking = True
-        deadline = time.monotonic() + FORK_PATIENCE
-        while self._flushing - {threading.get_ident()} and time.monotonic() < deadline:
+        me = threading.get_ident()
+        self._forking.add(me)
+        deadline = time.monotonic() + _FORK_PATIENCE
+        while self._flushing - {me} and time.monotonic() < deadline:
             time.sleep(0.0005)
 
     def after_fork(self, *, is_child: bool) -> None:
         """Go on; in the child nobody else is recording any more."""
+        me = threading.get_ident()
         if is_child:
-            self._flushing &= {threading.get_ident()}
-        self._is_forking = False
+            self._flushing &= {me}
+            self._forking.clear()
+        self._forking.discard(me)
 
     def _wants(self, metric: Metric) -> bool:
         # Asked at each point too: an earlier install() may have given the provider more instruments than this one does.
@@ -114,12 +117,12 @@ class MetricsEmitter:
 
     # Histograms
 
-    def make_room(self) -> None:
-        """Record the samples that have gathered, unless another thread is about to fork: they can wait."""
-        self.flush(can_wait=True)
-
     def flush(self, *, can_wait: bool = False) -> None:
-        """Record the samples that have gathered; drop them where no SDK would take them."""
+        """Record the samples that have gathered; drop them where no SDK would take them.
+
+        Args:
+            can_wait: leave them for later if a thread is about to fork.
+        """
         samples = self._ledger.samples
         if self._fuse.is_blown or self._instruments is None or not self._instruments.has_sdk():
             samples.clear()
@@ -129,7 +132,7 @@ class MetricsEmitter:
             return  # a finaliser's request, while the SDK holds its own lock for this thread
         try:
             self._flushing.add(me)
-            if can_wait and self._is_forking:
+            if can_wait and self._forking:
                 return
             # Not "while there are any": those who add more would keep this thread at it, under the SDK's lock.
             for _ in range(len(samples)):

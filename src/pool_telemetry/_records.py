@@ -6,6 +6,7 @@ happened, and never changed. Every time is passed in, in nanoseconds of the mono
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +26,9 @@ from ._lifecycle import (
 )
 from ._setup import Phase, Setup
 
-#: The name under which a pool and a connection carry their record, in their ``__dict__``.
+#: The attribute in which a pool and a connection carry their record. Never by way of their ``__dict__``: from Python
+#: 3.11 on an object makes that dict when it is first asked for, and each later access to any attribute costs more.
+#: Where every request passes, the name is spelled out.
 MARK = "_pool_telemetry"
 IDLE, ACTIVE = "idle", "active"
 OpenKey = tuple[str, str, str | None]  # idle or active, protocol version, the peer's address
@@ -74,8 +77,12 @@ class Book:
         self.out.add(connection)
         in_use = len(self.out)
         if in_use > self.peak:
-            self.peaks.append(in_use)
-            self.peak = max(self.peaks)
+            self.note_peak(in_use)
+
+    def note_peak(self, in_use: int) -> None:
+        """Note that so many connections are in use, as have never been."""
+        self.peaks.append(in_use)
+        self.peak = max(self.peaks)
 
 
 class PoolRecord:
@@ -295,7 +302,31 @@ class FinSeen:
     remote_close_ns: int
 
 
-def record_of(conn: Any) -> ConnectionRecord | None:
-    """The record that a connection object carries, ``None`` if it has none."""
-    record: ConnectionRecord | None = getattr(conn, "__dict__", {}).get(MARK)
-    return record
+class UnmarkableError(Exception):
+    """An object that urllib3 did not make, and that cannot bear a record."""
+
+
+def mark(host: Any, record: PoolRecord | ConnectionRecord) -> None:
+    """Leave a record on an object, whatever its class makes of attributes.
+
+    Raises:
+        UnmarkableError: the object has no room for it.
+    """
+    try:
+        object.__setattr__(host, MARK, record)
+    except (AttributeError, TypeError) as error:
+        raise UnmarkableError from error
+
+
+def unmark(host: Any) -> None:
+    """Take the record off an object, if it bears one."""
+    with contextlib.suppress(AttributeError, TypeError):
+        object.__delattr__(host, MARK)
+
+
+def record_of(host: Any) -> Any:
+    """The record that a pool or a connection bears itself, ``None`` if it has none."""
+    try:
+        return object.__getattribute__(host, MARK)
+    except AttributeError:
+        return None

@@ -1,12 +1,10 @@
-"""The hooks around a request and at the end of a connection: ``_make_request`` and ``close``."""
+"""The hooks where a request fails and where a connection ends: ``Retry.increment`` and ``close``."""
 
 from __future__ import annotations
 
 import errno
-import functools
 import http.client
 import sys
-from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any
 
@@ -34,28 +32,21 @@ class RequestHooks:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
 
-    def make_make_request(self, gate: list[bool]) -> Callable[[Any], Any]:
-        """What makes the function in ``_make_request``'s place out of the original."""
-        failed = self._failed
+    def increment(self, wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+        """The wrapper of ``Retry.increment``, which each failed request passes at once, and no other.
 
-        def replace(original: Any) -> Any:
-            @functools.wraps(original)
-            def _make_request(self: Any, conn: Any, *args: Any, **kwargs: Any) -> Any:
-                try:
-                    return original(self, conn, *args, **kwargs)
-                except BaseException as error:
-                    if gate:
-                        failed(conn, error)
-                    raise
+        The connection is closed only after the retry's back-off, and its socket's state may be another by then.
+        """
+        self._failed()
+        return wrapped(*args, **kwargs)
 
-            return _make_request
-
-        return replace
-
-    def _failed(self, conn: Any, error: BaseException) -> None:
+    def _failed(self) -> None:
+        # Not in increment() itself: an exception that passes it would keep the connection alive.
         try:
+            error = sys.exc_info()[1]
+            conn = None if error is None else _urllib3.failed_connection(error)
             connection = record_of(conn)
-            if connection is None:
+            if error is None or connection is None:
                 return
             if connection.is_open:  # otherwise http.client has closed it, and close() has judged
                 self._judge(connection, conn.sock, error, is_of_socket=isinstance(error, _TLS_ERRORS))
@@ -137,7 +128,7 @@ class RequestHooks:
         reason = self._reason(connection, closer)
         drop = connection.drop
         if reason is CloseReason.DROPPED and drop is not None:
-            self._watch.drops().append(drop)  # for the checkout that is closing it
+            self._watch.local.drops.append(drop)  # for the checkout that is closing it
         lost = drop if reason is CloseReason.LOST_RACE else None
         closed = Closed(connection, reason, connection.age_ns(now), connection.served(), connection.use_ns, lost)
         self._watch.ledger.post(closed)

@@ -203,3 +203,15 @@ def has_response_begun(error: BaseException) -> bool:
             return True
         traceback = traceback.tb_next
     return False
+
+
+def failed_connection(error: BaseException) -> Any:
+    """The connection of the urlopen that is handling this very error, ``None`` if none is."""
+    frame = error.__traceback__ and error.__traceback__.tb_frame
+    if frame is None or _function_of(frame) != _URLOPEN:
+        return None
+    values = frame.f_locals
+    conn = values.get("conn")
+    if isinstance(values, dict):  # before Python 3.13 a copy, which the frame would keep with all that is in it
+        values.clear()
+    return conn

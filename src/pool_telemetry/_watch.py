@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import threading
@@ -15,7 +16,6 @@ from ._faults import Fuse
 from ._ledger import Ledger
 from ._lifecycle import SUPPRESSED, CloseReason, Upstream, Use
 from ._records import (
-    MARK,
     Adopted,
     CheckedOut,
     Closed,
@@ -27,8 +27,12 @@ from ._records import (
     PoolRecord,
     PoolSeen,
     SetUp,
+    UnmarkableError,
+    mark,
+    record_of,
 )
 from ._settings import Settings
+from ._setup import Setup
 
 #: So many samples are kept until metrics are collected; then the request at hand empties the buffer.
 MOST_SAMPLES = 256
@@ -47,6 +51,19 @@ class Observer(Protocol):
 
     def checked_out(self, checkout: CheckedOut) -> Any:
         """A checkout that was more than a clean reuse."""
+
+
+class _Thread(threading.local):
+    """What a thread is at."""
+
+    def __init__(self) -> None:
+        #: Stands for the thread. Not its ident: the next thread may be given the same.
+        self.me = object()
+        #: Those that its checkouts have closed and not told yet: more than one where a finaliser or a log handler makes
+        #: a request in the middle of a checkout.
+        self.drops: list[Dropped] = []
+        self.setup: Setup | None = None
+        self.is_observing = False
 
 
 class Watch:
@@ -78,8 +95,7 @@ class Watch:
         #: Empties the buffer of samples.
         self.flush: Callable[[], None] = flush or (lambda: None)
         self.fuse = Fuse("a hook", on_fault)
-        #: Of this thread: the drops that its checkouts have just closed, and the set-up that it is at.
-        self.local = threading.local()
+        self.local = _Thread()
         self._settings = settings
         self._observer = observer
         self._observer_fuse = Fuse("the making of spans", self._dismiss_observer)
@@ -97,8 +113,9 @@ class Watch:
 
     def _adopt_pooled(self, record: PoolRecord, pool: Any) -> None:
         for conn in _urllib3.pooled(pool) or ():
-            if getattr(conn, "sock", None) is not None and MARK not in conn.__dict__:
-                self.adopt(record, conn)
+            if getattr(conn, "sock", None) is not None and record_of(conn) is None:
+                with contextlib.suppress(UnmarkableError):
+                    self.adopt(record, conn)
 
     def _is_wanted(self, upstream: Upstream) -> bool:
         return not any(fnmatchcase(upstream.address.lower(), each) for each in self._settings.excluded_hosts)
@@ -113,13 +130,13 @@ class Watch:
         if not self._is_wanted(upstream):
             record = PoolRecord(None, None, is_block=False, is_proxied=False, size=0)
             ledger.leave_alone(weakref.ref(pool, ledger.forget_left_alone), record)
-            pool.__dict__[MARK] = record
+            mark(pool, record)
             return record
         if self.current_use() is SUPPRESSED:
             return None
         ledger.check_process()
         with ledger.entering:
-            seen: PoolRecord | None = pool.__dict__.get(MARK)
+            seen: PoolRecord | None = record_of(pool)
             if seen is not None:  # another thread was faster
                 return seen
             record = PoolRecord(
@@ -135,7 +152,7 @@ class Watch:
             post(PoolSeen(record))
             self._adopt_pooled(record, pool)
             # Last: whoever finds the mark finds all that it stands for.
-            pool.__dict__[MARK] = record
+            mark(pool, record)
             return record
 
     def set_simple(self, pool: PoolRecord) -> None:
@@ -146,14 +163,14 @@ class Watch:
 
     def remember_lost_race(self, pool: PoolRecord, lost: LostRace) -> None:
         """Keep a lost race until its thread comes back for another connection."""
-        pool.lost[self._me()] = lost
+        pool.lost[self.local.me] = lost
         pool.is_simple = False
 
     def take_lost_race(self, pool: PoolRecord, now: int) -> LostRace | None:
         """What this thread's set-up repairs, if it lost a race not long ago."""
         if not pool.lost:
             return None
-        lost = pool.lost.pop(self._me(), None)
+        lost = pool.lost.pop(self.local.me, None)
         for thread in tuple(pool.lost):  # of threads that never came back
             other = pool.lost.get(thread)
             if other is not None and now - other.at > _LOST_RACE_LASTS_NS:
@@ -161,19 +178,21 @@ class Watch:
         self.set_simple(pool)
         return lost if lost is not None and now - lost.at <= _LOST_RACE_LASTS_NS else None
 
-    def _me(self) -> object:
-        # Not the thread's ident: the next thread may be given the same.
-        me: object = getattr(self.local, "me", None)
-        if me is None:
-            me = self.local.me = object()
-        return me
-
     # Connections
 
     def new_record(self, pool: PoolRecord, conn: Any) -> ConnectionRecord:
-        """A fresh record for a connection object: one for each socket that it will have."""
+        """A fresh record for a connection object: one for each socket that it will have.
+
+        Raises:
+            UnmarkableError: the object is none of urllib3's making, and cannot bear a record.
+        """
         connection = ConnectionRecord(pool, None)
-        previous: ConnectionRecord | None = conn.__dict__.get(MARK)
+        previous: ConnectionRecord | None = record_of(conn)
+        try:
+            connection.conn = weakref.ref(conn, functools.partial(self._gone, connection))
+        except TypeError as error:
+            raise UnmarkableError from error
+        mark(conn, connection)
         if previous is None:
             self._meet_class(type(conn))
         else:
@@ -183,8 +202,6 @@ class Watch:
             if previous.is_open:  # it was given another socket behind urllib3's back
                 previous.is_open = False
                 self.ledger.post(Closed(previous, CloseReason.UNKNOWN, None, None, previous.use_ns))
-        conn.__dict__[MARK] = connection
-        connection.conn = weakref.ref(conn, functools.partial(self._gone, connection))
         return connection
 
     def adopt(self, pool: PoolRecord, conn: Any) -> ConnectionRecord:
@@ -224,16 +241,6 @@ class Watch:
             if not sys.is_finalizing():
                 self.fuse.blow()
 
-    def drops(self) -> list[Dropped]:
-        """The drops that this thread's checkouts have closed and not told yet.
-
-        More than one where a finaliser or a log handler makes a request in the middle of a checkout.
-        """
-        if not hasattr(self.local, "drops"):
-            self.local.drops = []
-        drops: list[Dropped] = self.local.drops
-        return drops
-
     # Telling
 
     def tell_checkout(self, checkout: CheckedOut) -> None:
@@ -266,7 +273,7 @@ class Watch:
     def _observe(self, show: Callable[[Observer], Use]) -> Use:
         # A span processor of the application's may make requests: what those cost is not told while it runs, or its
         # telling would make the next.
-        if self._observer is None or getattr(self.local, "is_observing", False):
+        if self._observer is None or self.local.is_observing:
             return None
         try:
             self.local.is_observing = True

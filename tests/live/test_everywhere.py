@@ -877,7 +877,7 @@ def mock_of_nothing() -> Any:
     return mock
 
 
-@pytest.mark.parametrize(
+STRANGE = pytest.mark.parametrize(
     "make",
     [
         Mock,
@@ -888,6 +888,9 @@ def mock_of_nothing() -> Any:
     ],
     ids=["mock", "mock without a socket", "mock of a connection", "mock with little", "slots"],
 )
+
+
+@STRANGE
 def test_a_strange_object_in_the_pool_does_no_harm(
     telemetry: Telemetry, make: Callable[[], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -913,4 +916,27 @@ def test_a_strange_object_in_the_pool_does_no_harm(
         manager().request("GET", f"{server.url}/ok")
         metrics = telemetry.collect()
         check_laws(metrics, checkouts=1, server__port=server.port)
+    assert [record.message for record in caplog.records if record.name == "pool_telemetry"] == []
+
+
+@STRANGE
+@pytest.mark.parametrize("is_taken", [True, False], ids=["taken", "only returned"])
+def test_a_strange_object_among_others_does_no_harm(
+    telemetry: Telemetry, make: Callable[[], Any], is_taken: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "pool_telemetry")
+    telemetry.install()
+    strange = make()
+    with Server() as server, urllib3.HTTPConnectionPool(server.host, server.port, maxsize=3) as pool:
+        for _ in range(2):
+            pool.request("GET", "/ok")
+        if is_taken:
+            queue: Any = pool.pool
+            queue.get().close()
+            queue.put(strange)
+            with contextlib.suppress(Exception):  # 1.26 polls the mock's descriptor
+                strange = pool._get_conn()
+        pool._put_conn(strange)
+        del strange
+        assert telemetry.collect().value("urllib3.pool.checkouts") == 2 + is_taken
     assert [record.message for record in caplog.records if record.name == "pool_telemetry"] == []

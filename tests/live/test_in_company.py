@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 import pool_telemetry
 from misbehaving import Server
 from pool_telemetry import _context, _instrument, _kernel, _ledger, _urllib3
-from pool_telemetry._records import MARK, CheckedOut, PoolSeen
+from pool_telemetry._records import CheckedOut, PoolSeen, record_of
 from tests.live.apart import run_apart
 from tests.live.wire import causes, drops, pooled, wait_for_peer
 from tests.programs import run
@@ -420,7 +420,7 @@ def test_an_interrupt_while_booking_does_not_mute_its_thread(
 
     def work() -> None:
         if is_collecting:
-            the_ledger().post(PoolSeen(pool.__dict__[MARK]))
+            the_ledger().post(PoolSeen(record_of(pool)))
             the_ledger().read()
         for _ in range(2):
             get(pool, "/close")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import requests
@@ -191,6 +192,83 @@ def test_the_kernels_timeout_in_a_request_is_told(telemetry: Telemetry, tmp_path
         metrics = telemetry.collect()
         check_laws(metrics, checkouts=2)
         assert drops(metrics) == {("timed_out", "request"): 1}
+
+
+class Patient(urllib3.Retry):
+    """Waits before the next try, and notes from when on."""
+
+    waits: ClassVar[list[int]] = []
+
+    def sleep(self, response: Any = None) -> None:
+        self.waits.append(time.time_ns())
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("deed", ["fin", "rst", "/lost"])
+@pytest.mark.parametrize("tls", PROTOCOLS)
+def test_a_back_off_is_no_part_of_it(telemetry: Telemetry, tls: str | None, deed: str) -> None:
+    telemetry.install()
+    Patient.waits.clear()
+    with Server(tls=tls) as server, manager(server.ca_file, retries=Patient(3)) as http:
+        got, _ = race(server, http, deed, "GET")
+        assert got == 200
+    ((reason, _),) = drops(telemetry.collect())
+    assert reason in ({"reset"} if deed == "rst" else {"fin", "close_notify"} if tls else {"fin"})
+    (span,) = telemetry.named("HTTP connection_dropped")
+    (began_to_wait,) = Patient.waits
+    assert span.end_time is not None
+    assert span.end_time < began_to_wait + 100_000_000  # in the first half of the back-off at the latest
+    (set_up,) = [each for each in telemetry.named("HTTP connection_setup") if each.links]
+    assert span.context is not None
+    assert span.context.span_id in {link.context.span_id for link in set_up.links}
+
+
+@pytest.mark.parametrize("tls", PROTOCOLS)
+def test_what_happens_during_a_back_off_makes_no_lost_race(telemetry: Telemetry, tls: str | None) -> None:
+    # The body is read from elsewhere, and fails; the server ends the connection while the retry is still waiting.
+    telemetry.install()
+    ended: list[bool] = []
+
+    class Meanwhile(urllib3.Retry):
+        def sleep(self, response: Any = None) -> None:
+            last_of(server).fin()
+            ended.append(True)
+            time.sleep(0.1)
+
+    with Server(tls=tls) as server, manager(server.ca_file) as http:
+        http.request("GET", f"{server.url}/ok")
+        time.sleep(IDLE)
+
+        def fail() -> None:
+            raise ConnectionRefusedError("of where the body comes from")
+
+        with contextlib.suppress(urllib3.exceptions.HTTPError):  # what is left of the body may pass for one
+            retries = Meanwhile(1, allowed_methods=None)
+            http.request("POST", f"{server.url}/ok", body=chunks(b"one", fail), retries=retries)
+        assert ended
+        metrics = telemetry.collect()
+    assert metrics.by("urllib3.pool.closed_connections", "reason")["failed"] >= 1
+    assert "lost_race" not in metrics.by("urllib3.pool.closed_connections", "reason")
+    assert drops(metrics) == {}
+
+
+class OwnRetry(urllib3.Retry):
+    """Goes without urllib3's way of counting."""
+
+    def increment(self, *args: Any, **kwargs: Any) -> OwnRetry:
+        return self.new(total=(self.total or 1) - 1)
+
+
+@pytest.mark.parametrize("tls", PROTOCOLS)
+def test_a_retry_of_another_make_leaves_the_books_in_order(telemetry: Telemetry, tls: str | None) -> None:
+    telemetry.install()
+    with Server(tls=tls) as server, manager(server.ca_file, retries=OwnRetry(3)) as http:
+        assert race(server, http, "rst", "GET")[0] == 200
+    metrics = telemetry.collect()
+    check_laws(metrics, checkouts=3)
+    # http.client closes after a ConnectionError by itself, and is seen doing so; other failures pass unseen then.
+    assert metrics.by("urllib3.pool.closed_connections", "reason") == {"failed" if tls else "lost_race": 1}
+    assert drops(metrics) == ({} if tls else {("reset", "request"): 1})
 
 
 # What only looks like it

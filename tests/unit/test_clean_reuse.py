@@ -27,9 +27,9 @@ SDK = str(Path(opentelemetry.sdk.__path__[0]))
 REUSES = 100
 
 # All that runs of ours for a clean reuse. Whoever adds to these lists makes every request of every user slower.
-FUNCTIONS = {"get_conn", "is_connection_dropped", "_put_conn", "_make_request", "current_use", "take"}
+FUNCTIONS = {"get_conn", "is_connection_dropped", "_put_conn", "current_use"}
 # Of these, none takes a lock or makes a system call: monotonic_ns is answered in user space (vDSO).
-C_FUNCTIONS = {"getattr", "monotonic_ns", "get", "append", "len", "add", "discard"}
+C_FUNCTIONS = {"monotonic_ns", "append", "len", "add", "discard"}
 # Neither `with` nor `async with`: a lock that is taken so is no call that a profiler sees.
 CONTEXT_OPCODES = {"SETUP_WITH", "BEFORE_WITH", "LOAD_SPECIAL"}
 
@@ -117,7 +117,7 @@ def test_a_clean_reuse_runs_nothing_that_waits(
     else:
         with Profile() as profile:
             reuse(pool)
-    assert profile.calls >= 5 * REUSES, "this has not seen the hooks"
+    assert profile.calls >= len(FUNCTIONS) * REUSES, "this has not seen the hooks"
     assert {code.co_name for code in profile.codes} <= FUNCTIONS
     assert profile.c_functions <= C_FUNCTIONS
     assert {"monotonic_ns", "discard"} <= profile.c_functions, "this has not seen what the hooks call"
@@ -205,6 +205,7 @@ def test_a_sampled_out_trace_costs_no_more(telemetry: Telemetry, pool: HTTPConne
     context = trace.SpanContext(1, 2, is_remote=False, trace_flags=trace.TraceFlags(0))
     with trace.use_span(trace.NonRecordingSpan(context)), Profile() as profile:
         reuse(pool)
+    assert profile.calls >= len(FUNCTIONS) * REUSES, "this has not seen the hooks"
     assert not profile.of_sdk
     assert profile.c_functions <= C_FUNCTIONS
 
@@ -214,6 +215,7 @@ def test_an_excluded_host_costs_one_look(telemetry: Telemetry, pool: HTTPConnect
     reuse(pool, 2)
     with Profile() as profile:
         reuse(pool)
-    assert {code.co_name for code in profile.codes} <= FUNCTIONS | {"_get_with_care", "close", "_returned"}
+    assert profile.calls >= REUSES, "this has not seen the hooks"
+    assert {code.co_name for code in profile.codes} <= FUNCTIONS | {"_get_with_care", "_returned", "record_of"}
     assert "acquire" not in profile.c_functions
     assert not profile.of_sdk

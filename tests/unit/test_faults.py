@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import opentelemetry.context
 import pytest
 import urllib3.connectionpool
 import urllib3.util.connection
@@ -21,6 +20,7 @@ from misbehaving import Server
 from pool_telemetry import (
     _checkout,
     _connect,
+    _context,
     _instruments,
     _kernel,
     _ledger,
@@ -153,10 +153,10 @@ def assert_told_once(caplog: pytest.LogCaptureFixture, part: str, error: type[Ex
 
 # Parts of the hooks, as (owner, name). A fault in one of them is a fault in the books: all hooks fall silent.
 HOOK_PARTS: list[tuple[Any, str]] = [
-    (opentelemetry.context, "get_current"),
+    (_context, "_get_current"),
     *((_checkout, name) for name in ("monotonic_ns", "drop_reason", "close_wait_ns", "fin_seen", "Dropped")),
     *((_checkout, name) for name in ("CheckedOut", "type_name")),
-    *((_checkout.CheckoutHooks, name) for name in ("_checked_out", "_found_dropped", "_take_drop", "_tell_drop")),
+    *((_checkout.CheckoutHooks, name) for name in ("_tell_checked_out", "_found_dropped", "_take_drop", "_tell_drop")),
     *((_checkout.CheckoutHooks, name) for name in ("_tell", "_returned")),
     *((_request, name) for name in ("monotonic_ns", "race_reason", "type_name", "_is_connection_error", "LostRace")),
     (_request, "Closed"),
@@ -166,8 +166,11 @@ HOOK_PARTS: list[tuple[Any, str]] = [
     (_setup.Setup, "phases"),
     *((_kernel, name) for name in ("inspect_dropped", "inspect_failed", "addresses", "tls_version")),
     *((_urllib3, name) for name in ("upstream_of", "is_relayed", "size_of", "pooled", "proxy_of", "protocol_version")),
-    *((_urllib3, name) for name in ("found_pool_closed", "Closer", "has_response_begun", "is_closed")),
-    *((_watch, name) for name in ("PoolRecord", "ConnectionRecord", "Gone")),
+    *(
+        (_urllib3, name)
+        for name in ("found_pool_closed", "Closer", "failed_connection", "has_response_begun", "is_closed")
+    ),
+    *((_watch, name) for name in ("PoolRecord", "ConnectionRecord", "Gone", "mark", "record_of")),
     *((_watch.Watch, name) for name in ("see", "set_simple", "remember_lost_race", "take_lost_race", "new_record")),
     *((_watch.Watch, name) for name in ("note_socket", "tell_checkout", "tell_set_up", "observe_drop", "sample")),
     *((_ledger.Ledger, name) for name in ("settle", "_apply", "_book_pool", "_book_connection", "open_book")),
@@ -175,7 +178,7 @@ HOOK_PARTS: list[tuple[Any, str]] = [
     *((_records.ConnectionRecord, name) for name in ("idle_ns", "age_ns", "served")),
     # Without TCP_INFO it is never known when a FIN came.
     *([(_records.ConnectionRecord, "claim_fin")] if hasattr(socket, "TCP_INFO") else []),
-    (_records.Book, "take"),
+    *((_records.Book, name) for name in ("take", "note_peak")),
 ]
 
 
@@ -428,7 +431,7 @@ def test_a_fault_in_many_threads_at_once_is_logged_once(
         both.wait(10)
         raise OursError
 
-    monkeypatch.setattr(_checkout.CheckoutHooks, "_checked_out", fault)
+    monkeypatch.setattr(_checkout.CheckoutHooks, "_tell_checked_out", fault)
     telemetry.install()
     results = list[bytes]()
     with HTTPConnectionPool(server.host, server.port, maxsize=4) as pool:
@@ -452,7 +455,7 @@ def test_any_exception_of_ours_is_kept_from_the_application(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    fault = Fault(monkeypatch, _checkout.CheckoutHooks, "_checked_out", error)
+    fault = Fault(monkeypatch, _checkout.CheckoutHooks, "_tell_checked_out", error)
     telemetry.install()
     check(requests(server))
     assert fault.hits == 1

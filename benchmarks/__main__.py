@@ -1,0 +1,69 @@
+"""``python -m benchmarks``: what pool_telemetry costs a request that finds a live connection."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from . import instructions
+from .measure import compare
+from .report import as_json, instructions_table, machine, show, times_table, too_much
+from .seams import seam_rows
+from .variants import DEFAULT, INCUMBENT, METRICS, NOOP, RECORDED, rows
+
+SHORT = (NOOP, METRICS, DEFAULT, RECORDED, INCUMBENT)
+
+
+def main() -> int:
+    """Measures, prints tables, and tells whether a limit was passed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=("peers", "seams"),
+        default="peers",
+        help="peers (default): beside other instrumentations. seams: ways to see a checkout, beside each other",
+    )
+    parser.add_argument("--rounds", type=int, help="pairs of blocks for each variant; 40 unless told, 12 if short")
+    parser.add_argument("--short", action="store_true", help="few variants and rounds")
+    parser.add_argument("--no-times", action="store_true", help="count instructions only")
+    parser.add_argument("--no-instructions", action="store_true", help="do not count instructions under valgrind")
+    parser.add_argument("--check", action="store_true", help="fail where a limit is passed")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    options = parser.parse_args()
+
+    wanted = rows() if options.what == "peers" else seam_rows()
+    if options.short:
+        wanted = [row for row in wanted if row.client == "urllib3" and row.name in SHORT]
+    rounds = options.rounds or (12 if options.short else 40)
+    results, counts = [], []
+
+    print(", ".join(f"{name} {each}" for name, each in machine().items()), end="\n\n")
+    if not options.no_times:
+        results = compare(wanted, rounds, show)
+        show("")
+        print(f"Medians of {rounds} interleaved pairs of blocks of requests, each variant in a process of its own.\n")
+        print(times_table(results), end="\n\n")
+    if not options.no_instructions:
+        if reason := instructions.why_not():
+            print(f"Instructions were not counted: {reason}.\n")
+            if options.check:
+                return 1
+        else:
+            counted = [row for row in wanted if row.client == "urllib3" and row.name not in (RECORDED, "ddtrace")]
+            counts = instructions.count(counted, 1 if options.short else 3, show)
+            show("")
+            print("Instructions of a request in the application's process, counted by valgrind.\n")
+            print(instructions_table(counts), end="\n\n")
+    if options.json:
+        options.json.write_text(json.dumps(as_json(results, counts), indent=2) + "\n", encoding="utf-8")
+    passed = too_much(results, counts)
+    for each in passed:
+        print(f"Too much: {each}.")
+    return 1 if passed and options.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""Tables and JSON of what was found, and the limits that it is held against."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import distributions, version
+from typing import Any
+
+from .instructions import Instructions
+from .measure import Result
+from .variants import DEFAULT, INCUMBENT, METRICS, NOOP, RECORDED
+
+PACKAGES = (
+    "urllib3",
+    "requests",
+    "wrapt",
+    "opentelemetry-sdk",
+    "opentelemetry-instrumentation-urllib3",
+    "opentelemetry-instrumentation-requests",
+    "ddtrace",
+)
+#: Of instructions: what pool_telemetry adds, of what three wrappers of wrapt's add that do nothing. The aim is 1.6.
+MOST_INSTRUCTIONS = 2.0
+#: Of times, on a noisy machine: the share of what the incumbent adds that pool_telemetry may add, and may add with
+#: the recording of its samples. The aims are 1/40 and 1/12.
+MOST_OF_INCUMBENT = 1 / 12
+MOST_OF_INCUMBENT_RECORDED = 1 / 5
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were found on."""
+    found: dict[str, Any] = {"python": platform.python_version(), "system": platform.system(), "cpu": _cpu()}
+    there = {distribution.name for distribution in distributions()}
+    return {**found, **{package: version(package) for package in PACKAGES if package in there}}
+
+
+def _cpu() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def times_table(results: list[Result]) -> str:
+    """What each variant adds to a request, by CPU and wall time, and as ratios."""
+    columns = ("bare, CPU µs", "added, CPU µs (quartiles)", "of bare", "no-ops", "of incumbent", "added, wall µs")
+    lines = [f"| client | variant | {' | '.join(columns)} |", f"|---|---|{'--:|' * len(columns)}"]
+    for result in results:
+        cpu, wall = result.added["cpu"], result.added["wall"]
+        noop, incumbent = _added(results, result, NOOP), _added(results, result, INCUMBENT)
+        cells = [
+            result.row.client,
+            result.row.name,
+            _micro(result.bare["cpu"].median),
+            f"{_micro(cpu.median)} ({_micro(cpu.low)} … {_micro(cpu.high)})",
+            f"{100 * cpu.median / result.bare['cpu'].median:.1f} %",
+            f"{cpu.median / noop:.2f}" if noop else "",
+            f"1/{incumbent / cpu.median:.0f}" if incumbent and cpu.median > 0 else "",
+            _micro(wall.median),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def instructions_table(counts: list[Instructions]) -> str:
+    """What each variant adds to the instructions of a request."""
+    lines = ["| variant | bare | added | of bare | no-ops |", "|---|--:|--:|--:|--:|"]
+    noop = next((count.added for count in counts if count.row.name == NOOP), None)
+    for count in counts:
+        ratio = f"{count.added / noop:.2f}" if noop else ""
+        share = f"{100 * count.added / count.bare:.1f} %"
+        lines.append(f"| {count.row.name} | {count.bare:,.0f} | {count.added:,.0f} | {share} | {ratio} |")
+    return "\n".join(lines)
+
+
+def as_json(results: list[Result], counts: list[Instructions]) -> dict[str, Any]:
+    """Everything, in nanoseconds and instructions for each request."""
+    return {
+        "machine": machine(),
+        "times": [
+            {
+                "client": result.row.client,
+                "variant": result.row.name,
+                "bare": {clock: figure._asdict() for clock, figure in result.bare.items()},
+                "added": {clock: figure._asdict() for clock, figure in result.added.items()},
+            }
+            for result in results
+        ],
+        "instructions": [
+            {"client": count.row.client, "variant": count.row.name, "bare": count.bare, "added": count.added}
+            for count in counts
+        ],
+    }
+
+
+def too_much(results: list[Result], counts: list[Instructions]) -> list[str]:
+    """What goes beyond the limits, in words."""
+    found = []
+    for name, most in (
+        (METRICS, MOST_OF_INCUMBENT),
+        (DEFAULT, MOST_OF_INCUMBENT),
+        (RECORDED, MOST_OF_INCUMBENT_RECORDED),
+    ):
+        for result in results:
+            incumbent = _added(results, result, INCUMBENT)
+            if result.row.name == name and incumbent and result.added["cpu"].median > most * incumbent:
+                share = result.added["cpu"].median / incumbent
+                found.append(f"{name}, {result.row.client}: {share:.3f} of what the incumbent adds, above {most:.3f}")
+    noop = next((count.added for count in counts if count.row.name == NOOP), None)
+    for count in counts:
+        if noop and count.row.name in (METRICS, DEFAULT) and count.added > MOST_INSTRUCTIONS * noop:
+            ratio = count.added / noop
+            found.append(f"{count.row.name}: {ratio:.2f} times the instructions of {NOOP}, above {MOST_INSTRUCTIONS}")
+    return found
+
+
+def _added(results: list[Result], beside: Result, name: str) -> float | None:
+    for result in results:
+        if (result.row.client, result.row.name) == (beside.row.client, name):
+            return result.added["cpu"].median
+    return None
+
+
+def _micro(nanoseconds: float) -> str:
+    return f"{nanoseconds / 1000:.1f}"
+
+
+def show(text: str) -> None:
+    """Says what is under way, where it does not get into the tables."""
+    print(
+        f"\r\033[K{text}" if sys.stderr.isatty() else text,
+        end="" if sys.stderr.isatty() else "\n",
+        file=sys.stderr,
+        flush=True,
+    )

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from .measure import Worker, server
 from .variants import Row
 
-#: Of two runs the difference is taken, so that start-up and warm-up do not count.
-FEW, MANY = 20, 220
+#: Of a run with so many requests and one with a whole block more the difference is taken: start-up does not count.
+FEW = 20
 
 
 class Instructions(NamedTuple):
@@ -46,7 +46,7 @@ def count(rows: list[Row], seeds: int, progress: Callable[[str], None]) -> list[
 
         def one(job: _Job) -> float:
             progress(f"{job.row.name}, {job.kind}, seed {job.seed}")
-            return (_run(job, MANY, url) - _run(job, FEW, url)) / (MANY - FEW)
+            return (_run(job, FEW + job.row.requests, url) - _run(job, FEW, url)) / job.row.requests
 
         counts = dict(zip(jobs, pool.map(one, jobs), strict=True))
 

@@ -29,7 +29,7 @@ class Worker:
 
     Args:
         prefix: what the interpreter is started by: valgrind, say.
-        seed: of Python's hashes; the same for all that are compared, for where dicts collide is no difference of theirs.
+        seed: of Python's hashes, one for all that are compared: where dicts collide is no difference of theirs.
     """
 
     def __init__(self, row: Row, url: str, prefix: tuple[str, ...] = (), seed: int = 1) -> None:

@@ -65,11 +65,8 @@ class Variant:
     """Something that is put around urllib3.
 
     Attributes:
-        requests: so many make a measured block.
         sdk: OpenTelemetry's, if the process has one.
     """
-
-    requests = 200
 
     def __init__(self) -> None:
         self.sdk: Sdk | None = None
@@ -129,9 +126,8 @@ def plain_noop(original: Any) -> Any:
 class Ours(Variant):
     """pool_telemetry with some settings."""
 
-    def __init__(self, requests: int = 200, **settings: Any) -> None:
+    def __init__(self, **settings: Any) -> None:
         super().__init__()
-        self.requests = requests
         self._settings = settings
 
     def turn_on(self) -> None:
@@ -206,6 +202,7 @@ class Row:
     name: str
     make: Callable[[], Variant]
     has_sdk: bool = True
+    requests: int = 200  # so many make a measured block
 
 
 NOOP = "3 no-op wrapt wrappers"
@@ -224,7 +221,7 @@ def rows() -> list[Row]:
         Row("urllib3", METRICS, lambda: Ours(spans="off")),
         Row("urllib3", DEFAULT, Ours),
         # Each 256th request records what the buffer holds; of these, all are within the measured block.
-        Row("urllib3", RECORDED, lambda: Ours(requests=2048)),
+        Row("urllib3", RECORDED, Ours, requests=2048),
         Row("urllib3", "pool_telemetry, mode all", lambda: Ours(**ALL)),
         Row("urllib3", "pool_telemetry, no SDK", Ours, has_sdk=False),
         Row("urllib3", INCUMBENT, lambda: Instrumentor("opentelemetry.instrumentation.urllib3", "URLLib3Instrumentor")),

@@ -33,10 +33,11 @@ class Bench:
     Args:
         get: makes a request.
         variant: is switched on for some of the blocks.
+        requests: so many make a block.
     """
 
-    def __init__(self, get: Callable[[str], object], url: str, variant: Variant) -> None:
-        self._get, self._url, self._variant = get, url, variant
+    def __init__(self, get: Callable[[str], object], url: str, variant: Variant, requests: int) -> None:
+        self._get, self._url, self._variant, self._requests = get, url, variant, requests
         self._tracer = trace.get_tracer("benchmarks")
 
     def make(self, requests: int) -> None:
@@ -46,13 +47,13 @@ class Bench:
             for _ in range(requests):
                 get(url)
 
-    def block(self, requests: int, *, is_on: bool) -> dict[str, float]:
+    def _block(self, *, is_on: bool) -> dict[str, float]:
         """CPU and wall time of one request, in nanoseconds.
 
         Raises:
             MiscountError: the variant told of another number of requests.
         """
-        variant, get, url = self._variant, self._get, self._url
+        variant, get, url, requests = self._variant, self._get, self._url, self._requests
         if is_on:
             variant.turn_on()
         try:
@@ -77,7 +78,7 @@ class Bench:
         """A block without the variant and one with it."""
         found = {}
         for is_on in (is_on_first, not is_on_first):
-            found["on" if is_on else "off"] = self.block(self._variant.requests, is_on=is_on)
+            found["on" if is_on else "off"] = self._block(is_on=is_on)
         return found
 
 
@@ -94,7 +95,7 @@ def main(client: str, name: str, url: str) -> None:
         variant.set_up_sdk()
     pairs = 0
     with client_of(client) as get:
-        bench = Bench(get, url, variant)
+        bench = Bench(get, url, variant, row.requests)
         print(json.dumps("ready"), flush=True)
         for line in sys.stdin:
             answer: Any

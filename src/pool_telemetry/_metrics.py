@@ -5,6 +5,7 @@ Nothing is recorded while a request runs, but for the one in ``MOST_SAMPLES`` th
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider, Observation
+from opentelemetry.trace import propagation
 
 from . import _semconv as names
 from ._faults import Fuse
@@ -110,7 +112,7 @@ class MetricsEmitter:
         self._served.add(metric.name)
         points = _POINTS[metric]
         return [
-            Observation(value, known({**_upstream_attributes(reading.upstream), **attributes}))
+            Observation(value, {**_upstream_attributes(reading.upstream), **known(attributes)})
             for reading in self._readings
             for attributes, value in points(reading)
         ]
@@ -190,21 +192,25 @@ class MetricsEmitter:
             return
         pool = of.pool if isinstance(of, ConnectionRecord) else of
         assert pool.book is not None
-        every = {**_upstream_attributes(pool.book.upstream), **(attributes or {})}
+        every = {**_upstream_attributes(pool.book.upstream), **known(attributes or {})}
         if self._settings.peer_address and isinstance(of, ConnectionRecord) and of.peer is not None:
             every[names.PEER_ADDRESS] = of.peer[0]
-        histogram.record(amount, known(every), _exemplar_context(use))
+        histogram.record(amount, every, _exemplar_context(use))
 
 
+@functools.lru_cache(maxsize=1024)
 def _upstream_attributes(upstream: Upstream) -> Attributes:
-    return {**upstream_attributes(upstream), names.METRIC_OVERFLOW: True if upstream.address == OTHER else None}
+    overflow = True if upstream.address == OTHER else None
+    return known({**upstream_attributes(upstream), names.METRIC_OVERFLOW: overflow})
+
+
+# Not empty: in an empty context's place the SDK takes the current one, of whoever records.
+_NO_SPAN = Context({propagation._SPAN_KEY: trace.INVALID_SPAN})
 
 
 def _exemplar_context(use: Use) -> Context:
-    # The sample is recorded later, in the collecting thread: its exemplar must lead to the request's trace.
-    if use is None:
-        return Context()
-    return trace.set_span_in_context(trace.NonRecordingSpan(use), Context())
+    # The sample is recorded later, by another thread or request: its exemplar must lead to the request's own trace.
+    return _NO_SPAN if use is None else Context({propagation._SPAN_KEY: trace.NonRecordingSpan(use)})
 
 
 # The points of each observable instrument: attributes beside the upstream's, and the value.

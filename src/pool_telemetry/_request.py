@@ -45,8 +45,8 @@ class RequestHooks:
         try:
             error = sys.exc_info()[1]
             conn = None if error is None else _urllib3.failed_connection(error)
-            connection = record_of(conn)
-            if error is None or connection is None:
+            connection: ConnectionRecord | None = record_of(conn)
+            if error is None or conn is None or connection is None:
                 return
             if connection.is_open:  # otherwise http.client has closed it, and close() has judged
                 self._judge(connection, conn.sock, error, is_of_socket=isinstance(error, _TLS_ERRORS))

@@ -528,6 +528,19 @@ def test_exemplars_lead_to_the_request(telemetry: Telemetry, server: Server) -> 
     assert exemplars("urllib3.pool.wait.duration")
 
 
+def test_what_no_span_asked_for_has_no_exemplar(telemetry: Telemetry, server: Server) -> None:
+    telemetry.install(metrics="all")
+    http = manager()
+    for _ in range(2):
+        http.request("GET", f"{server.url}/ok")
+    with telemetry.tracer.start_as_current_span("collection"):
+        metrics = telemetry.collect()
+    for name in ("urllib3.connection.idle.duration", "urllib3.connection.setup.duration"):
+        (point,) = metrics.points(name)
+        assert point.count == 1
+        assert not point.exemplars
+
+
 def test_the_buffer_stays_small_and_loses_nothing(telemetry: Telemetry, server: Server) -> None:
     telemetry.install()
     reuses = 10_000

@@ -15,6 +15,7 @@ from time import monotonic_ns
 from typing import Any
 
 from . import _kernel, _urllib3
+from ._faults import let_signals_pass
 from ._lifecycle import SUPPRESSED, DropPhase, Outcome, SetupCause, Use
 from ._reading import fin_seen, remote_close_of
 from ._records import CheckedOut, ConnectionRecord, Dropped, PoolRecord, UnmarkableError, record_of
@@ -37,8 +38,12 @@ class CheckoutHooks:
         def get_conn(wrapped: Any, pool: Any, args: Any, kwargs: Any) -> Any:
             try:
                 record = pool._pool_telemetry
-                is_simple = record.is_simple is True  # some classes answer for any attribute: a Mock is truthy
+                # Some classes answer for any attribute: by what is truthy, or by what another object bears.
+                is_simple = record.is_simple is True and record.pool() is pool
+            except AttributeError:
+                is_simple = False
             except Exception:
+                let_signals_pass()
                 is_simple = False
             if not is_simple:
                 return with_care(wrapped, pool, args, kwargs)
@@ -50,8 +55,16 @@ class CheckoutHooks:
             try:
                 connection = conn._pool_telemetry
                 returned_at = connection.returned_at
-                is_clean = connection.is_open is True and returned_at is not None and conn.sock is not None
+                is_clean = (
+                    connection.is_open is True
+                    and connection.conn() is conn
+                    and returned_at is not None
+                    and conn.sock is not None
+                )
+            except AttributeError:
+                is_clean = False
             except Exception:
+                let_signals_pass()
                 is_clean = False
             if not is_clean:
                 checked_out(pool, record, conn, None)
@@ -246,8 +259,11 @@ class CheckoutHooks:
                     # Before the host's call: after it another thread may have the connection.
                     try:
                         connection = conn._pool_telemetry
-                        is_open = connection.is_open is True
+                        is_open = connection.is_open is True and connection.conn() is conn
+                    except AttributeError:
+                        is_open = False
                     except Exception:
+                        let_signals_pass()
                         is_open = False
                     try:
                         if is_open:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from opentelemetry import context as otel_context
-from opentelemetry.trace import propagation
+from opentelemetry.trace import SpanContext, propagation
 
+from ._faults import let_signals_pass
 from ._lifecycle import SUPPRESSED, Use
 
 # The general suppression that exporters set, and the plain string that older ones use. The key of HTTP suppression is
@@ -29,7 +30,8 @@ def current_use() -> Use:
     span: Any = context[_SPAN]
     try:
         # A SpanContext weighs 250 bytes and keeps nothing alive; the span and the Context would.
-        span_context: Use = span.get_span_context()
-        return span_context if span_context.is_valid else None
-    except AttributeError:  # somebody has put something else there
+        span_context = span.get_span_context()
+    except Exception:  # it is none
+        let_signals_pass()
         return None
+    return span_context if isinstance(span_context, SpanContext) and span_context.is_valid else None

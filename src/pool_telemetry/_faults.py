@@ -28,14 +28,8 @@ class Fuse:
         self.is_blown = False
 
     def blow(self) -> None:
-        """Report the exception that is being handled; raise it again if it is none of ours.
-
-        A signal handler that raises, as one for a deadline does, may run in the middle of our code: there its exception
-        is the application's.
-        """
-        error = sys.exc_info()[1]
-        if error is not None and _is_of_signal_handler(error):
-            raise error
+        """Report the exception that is being handled; raise it again if it is none of ours."""
+        let_signals_pass()
         try:
             self._unblown.pop()  # two threads may come at once, and one gets it
         except IndexError:
@@ -50,6 +44,17 @@ class Fuse:
             )
         with contextlib.suppress(Exception):
             self._switch_off()
+
+
+def let_signals_pass() -> None:
+    """Raise the exception that is being handled again if it is none of ours.
+
+    A signal handler that raises, as one for a deadline does, may run in the middle of our code: there its exception is
+    the application's.
+    """
+    error = sys.exc_info()[1]
+    if error is not None and _is_of_signal_handler(error):
+        raise error
 
 
 def _is_of_signal_handler(error: BaseException) -> bool:

@@ -28,6 +28,7 @@ from ._settings import Settings
 
 # Seconds that a fork waits at most for what other threads are recording; a full buffer takes some 3 ms.
 _FORK_PATIENCE = 0.2
+_TOO_MANY = 10_000  # samples
 
 
 class MetricsEmitter:
@@ -131,7 +132,11 @@ class MetricsEmitter:
             return
         me = threading.get_ident()
         if me in self._flushing:
-            return  # a finaliser's request, while the SDK holds its own lock for this thread
+            # A finaliser's request, while the SDK holds its own lock for this thread. Or a child that was forked by a
+            # signal handler in the middle of it, and that goes on from there: it must not keep all that comes.
+            if len(samples) > _TOO_MANY:
+                samples.clear()
+            return
         try:
             self._flushing.add(me)
             if can_wait and self._forking:

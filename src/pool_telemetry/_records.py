@@ -6,7 +6,6 @@ happened, and never changed. Every time is passed in, in nanoseconds of the mono
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -129,6 +128,7 @@ class ConnectionRecord:
         "fin_unclaimed",
         "has_failed",
         "is_open",
+        "is_told",
         "last_used",
         "local_port",
         "opened_at",
@@ -171,6 +171,8 @@ class ConnectionRecord:
         self.has_failed = False
         self.close_reason: CloseReason | None = None
         self.drop: Dropped | None = None
+        #: A lost race has been shown to the observer.
+        self.is_told = False
         self.fin_unclaimed = [True]
         self.peer: tuple[str, int | None] | None = None
         self.local_port: int | None = None
@@ -314,19 +316,33 @@ def mark(host: Any, record: PoolRecord | ConnectionRecord) -> None:
     """
     try:
         object.__setattr__(host, MARK, record)
-    except (AttributeError, TypeError) as error:
-        raise UnmarkableError from error
+    except (AttributeError, TypeError):
+        values = _dict_of(host)
+        if values is None:
+            raise UnmarkableError from None
+        values[MARK] = record
 
 
 def unmark(host: Any) -> None:
     """Take the record off an object, if it bears one."""
-    with contextlib.suppress(AttributeError, TypeError):
+    try:
         object.__delattr__(host, MARK)
+    except (AttributeError, TypeError):
+        (_dict_of(host) or {}).pop(MARK, None)
 
 
 def record_of(host: Any) -> Any:
-    """The record that a pool or a connection bears itself, ``None`` if it has none."""
+    """The record that a pool or a connection bears, ``None`` if it has none."""
     try:
         return object.__getattribute__(host, MARK)
     except AttributeError:
+        return (_dict_of(host) or {}).get(MARK)
+
+
+def _dict_of(host: Any) -> dict[str, Any] | None:
+    # Of wrapt's ObjectProxy, say, whose attributes are those of what it stands for.
+    kind: Any = type(host)
+    if kind.__setattr__ is object.__setattr__:
         return None
+    values = getattr(host, "__dict__", None)
+    return values if isinstance(values, dict) else None

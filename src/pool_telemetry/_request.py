@@ -37,25 +37,32 @@ class RequestHooks:
 
         The connection is closed only after the retry's back-off, and its socket's state may be another by then.
         """
-        self._failed()
+        self._failed(args, kwargs)
         return wrapped(*args, **kwargs)
 
-    def _failed(self) -> None:
+    def _failed(self, args: Any, kwargs: Any) -> None:
         # Not in increment() itself: an exception that passes it would keep the connection alive.
         try:
-            error = sys.exc_info()[1]
-            conn = None if error is None else _urllib3.failed_connection(error)
-            connection: ConnectionRecord | None = record_of(conn)
-            if error is None or conn is None or connection is None:
+            error = _urllib3.failure_of(args, kwargs)
+            if error is None:
                 return
-            if connection.is_open:  # otherwise http.client has closed it, and close() has judged
-                self._judge(connection, conn.sock, error, is_of_socket=isinstance(error, _TLS_ERRORS))
-            drop = connection.drop
-            if drop is not None and drop.phase is DropPhase.REQUEST:
-                span = self._watch.observe_drop(drop)
-                self._watch.remember_lost_race(connection.pool, LostRace(drop.ended_at, span))
+            for each in _urllib3.at_hand(error):
+                connection = record_of(each)
+                if isinstance(connection, ConnectionRecord):
+                    if connection.is_open:  # otherwise http.client has closed it, and close() has judged
+                        self._judge(connection, each.sock, error, is_of_socket=isinstance(error, _TLS_ERRORS))
+                    self._tell_lost_race(connection)
+                    return
         except Exception:
             self._watch.fuse.blow()
+
+    def _tell_lost_race(self, connection: ConnectionRecord) -> None:
+        drop = connection.drop
+        if drop is None or drop.phase is not DropPhase.REQUEST or connection.is_told:
+            return
+        connection.is_told = True
+        span = self._watch.observe_drop(drop)
+        self._watch.remember_lost_race(connection.pool, LostRace(drop.ended_at, span))
 
     def _judge(self, connection: ConnectionRecord, sock: Any, error: BaseException, *, is_of_socket: bool) -> None:
         """Tell a lost race from any other failure of a request; leaves it to be booked with the close.
@@ -63,6 +70,8 @@ class RequestHooks:
         Args:
             is_of_socket: the error can only be this socket's, not that of a body which is read from elsewhere.
         """
+        if connection.close_reason is not None:
+            return  # it has been judged already
         connection.close_reason = CloseReason.FAILED
         connection.has_failed = True
         if not connection.reuses or not _is_connection_error(error) or _urllib3.has_response_begun(error):
@@ -76,7 +85,7 @@ class RequestHooks:
         if is_alive or (not is_tls and has_data_come(state, now - connection.checked_out_at, since_return_ns)):
             return
         connection.close_reason = CloseReason.LOST_RACE
-        number = error.errno if isinstance(error, OSError) else None
+        number = error.errno if isinstance(error, OSError) and isinstance(error.errno, int) else None
         is_end = isinstance(error, http.client.RemoteDisconnected)
         connection.drop = Dropped(
             connection,
@@ -114,6 +123,7 @@ class RequestHooks:
         if closer.is_urlopen:
             connection.has_failed = True
             book.put_back(connection)  # a None comes back in its place
+            self._tell_lost_race(connection)  # if a Retry of the application's own has not let it come by
         elif was_out:
             book.missing.add(connection)
             book.out.discard(connection)
@@ -151,4 +161,5 @@ def _is_connection_error(error: BaseException) -> bool:
     if isinstance(error, (ConnectionError, *_TLS_ERRORS)):
         return True
     # pyOpenSSL raises a bare OSError. A read timeout is one too, without an errno.
-    return type(error) in (OSError, TimeoutError) and getattr(error, "errno", None) in _CONNECTION_ERRNOS
+    number = getattr(error, "errno", None)
+    return type(error) in (OSError, TimeoutError) and isinstance(number, int) and number in _CONNECTION_ERRNOS

@@ -5,6 +5,7 @@ Holds for urllib3 1.26.16 to 2.x; every function bears the strange objects that 
 
 from __future__ import annotations
 
+import gc
 import http.client
 import inspect
 import ipaddress
@@ -19,6 +20,7 @@ from urllib3.util.proxy import connection_requires_http_tunnel
 
 from ._lifecycle import CloseReason, Upstream
 
+_INCREMENT = ("method", "url", "response", "error", "_pool", "_stacktrace")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -137,6 +139,7 @@ def defining_class(cls: type, name: str) -> type | None:
 # install() may be somebody's wrapper, under which the real function still runs.
 Function = tuple[str, str]
 _URLOPEN: Function = "urllib3.connectionpool", "urlopen"
+_MAKE_REQUEST: Function = "urllib3.connectionpool", "_make_request"
 _GETRESPONSE: Function = "http.client", "getresponse"
 _PARSE_HEADERS: Function = "http.client", "parse_headers"
 _ERROR_CATCHER: Function = "urllib3.response", "_error_catcher"
@@ -205,13 +208,23 @@ def has_response_begun(error: BaseException) -> bool:
     return False
 
 
-def failed_connection(error: BaseException) -> Any:
-    """The connection of the urlopen that is handling this very error, ``None`` if none is."""
-    frame = error.__traceback__ and error.__traceback__.tb_frame
-    if frame is None or _function_of(frame) != _URLOPEN:
+def failure_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> BaseException | None:
+    """What the arguments of ``Retry.increment()`` tell of: an exception as the request raised it, or ``None``."""
+    given = {**dict(zip(_INCREMENT, args, strict=False)), **kwargs}
+    error, traceback = given.get("error"), given.get("_stacktrace")
+    if error is None or traceback is None:
         return None
-    values = frame.f_locals
-    conn = values.get("conn")
-    if isinstance(values, dict):  # before Python 3.13 a copy, which the frame would keep with all that is in it
-        values.clear()
-    return conn
+    # urlopen has wrapped it in one of urllib3's. Which is the one that was raised the traceback tells.
+    candidates = (error, *getattr(error, "args", ()), sys.exc_info()[1])
+    return next((each for each in candidates if getattr(each, "__traceback__", None) is traceback), None)
+
+
+def at_hand(error: BaseException) -> list[Any]:
+    """What the ``_make_request`` that an exception went through had in its variables: the connection among it."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        if _function_of(traceback.tb_frame) == _MAKE_REQUEST:
+            # Not by f_locals, which makes a dict that outlives the clearing of the traceback.
+            return gc.get_referents(traceback.tb_frame)
+        traceback = traceback.tb_next
+    return []

@@ -26,12 +26,16 @@ import requests
 import urllib3
 import urllib3.connection
 import urllib3.contrib.socks
+import wrapt
 from docker.transport import UnixHTTPAdapter
-from opentelemetry.trace import StatusCode
+from opentelemetry import context, trace
+from opentelemetry.trace import StatusCode, propagation
 from requests_unixsocket.adapters import UnixAdapter
 from urllib3._version import __version__ as VERSION  # noqa: N812 - a constant, whatever it is called there
 
+import pool_telemetry
 from misbehaving import Proxy, Server, SocksProxy
+from pool_telemetry._records import MARK
 from tests.live.real_servers import start_or_skip
 from tests.support import Metrics, Telemetry, check_laws, manager
 
@@ -875,6 +879,76 @@ def mock_of_nothing() -> Any:
     mock = Mock()
     mock.sock = None
     return mock
+
+
+class Failover(urllib3.HTTPConnectionPool):
+    """Answers for attributes that it does not have by those of another pool."""
+
+    def __init__(self, first: urllib3.HTTPConnectionPool, server: Server) -> None:
+        self._first = first
+        super().__init__(server.host, server.port)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._first, name)
+
+
+def test_a_pool_that_shows_another_s_attributes_is_one_of_its_own(telemetry: Telemetry) -> None:
+    telemetry.install()
+    with Server() as server, Server() as other, urllib3.HTTPConnectionPool(server.host, server.port) as first:
+        first.request("GET", "/ok")
+        with Failover(first, other) as second:
+            for _ in range(2):
+                second.request("GET", "/ok")
+            metrics = telemetry.collect()
+            check_laws(metrics, checkouts=1, server__port=server.port)
+            check_laws(metrics, checkouts=2, server__port=other.port)
+            assert metrics.value("urllib3.pool.count") == 2
+
+
+class Proxying(urllib3.HTTPConnectionPool):
+    """Wraps its connections, as some instrumentations do."""
+
+    def _new_conn(self) -> Any:
+        return wrapt.ObjectProxy(super()._new_conn())
+
+
+def test_a_connection_inside_a_proxy_object_is_followed(telemetry: Telemetry) -> None:
+    telemetry.install()
+    with Server() as server, Proxying(server.host, server.port) as pool:
+        for _ in range(4):
+            pool.request("GET", "/ok")
+        metrics = telemetry.collect()
+        check_laws(metrics, checkouts=4)
+        assert metrics.by("urllib3.pool.checkouts", "outcome") == {"new": 1, "reused": 3}
+        assert metrics.value("http.client.open_connections") == 1
+        (proxy,) = [each for each in pool.pool.queue if each is not None]  # type: ignore[union-attr]  # it is open
+        pool_telemetry.uninstall()
+        assert MARK not in vars(proxy)
+
+
+class NoSpan:
+    def get_span_context(self) -> Any:
+        raise RuntimeError("no context")
+
+
+@pytest.mark.parametrize("make", [Mock, NoSpan, object, lambda: trace.Span], ids=["mock", "raises", "object", "class"])
+def test_what_is_no_span_in_a_span_s_place_does_no_harm(
+    telemetry: Telemetry, make: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "pool_telemetry")
+    telemetry.install()
+    token = context.attach(context.set_value(propagation._SPAN_KEY, make()))
+    try:
+        with Server() as server, urllib3.HTTPConnectionPool(server.host, server.port) as pool:
+            for _ in range(3):
+                pool.request("GET", "/ok")
+    finally:
+        context.detach(token)
+    metrics = telemetry.collect()
+    check_laws(metrics, checkouts=3)
+    assert metrics.count("urllib3.connection.idle.duration") == 2
+    assert len(telemetry.named("HTTP connection_setup")) == 1
+    assert [record.message for record in caplog.records if record.name == "pool_telemetry"] == []
 
 
 STRANGE = pytest.mark.parametrize(

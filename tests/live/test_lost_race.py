@@ -252,6 +252,36 @@ def test_what_happens_during_a_back_off_makes_no_lost_race(telemetry: Telemetry,
     assert drops(metrics) == {}
 
 
+class Nested(urllib3.Retry):
+    """Makes a request that is redirected, and comes by again before it counts."""
+
+    url: ClassVar[str] = ""
+
+    def increment(self, *args: Any, **kwargs: Any) -> Nested:
+        if kwargs.get("error") is not None:
+            with urllib3.PoolManager() as http:
+                assert http.request("GET", self.url, retries=urllib3.Retry(3)).status == 200
+            try:
+                raise KeyError("of its own")
+            except KeyError:
+                super().increment(*args, **kwargs)
+        return super().increment(*args, **kwargs)
+
+
+@pytest.mark.parametrize("deed", ["fin", "rst", "/lost"])
+@pytest.mark.parametrize("tls", PROTOCOLS)
+def test_it_is_told_once_whatever_a_retry_does_meanwhile(telemetry: Telemetry, tls: str | None, deed: str) -> None:
+    telemetry.install()
+    with Server() as other, Server(tls=tls) as server, manager(server.ca_file, retries=Nested(3)) as http:
+        Nested.url = f"{other.url}/redirect/ok"
+        assert race(server, http, deed, "GET")[0] == 200
+        metrics = telemetry.collect()
+    assert sum(drops(metrics).values()) == 1
+    assert metrics.by("urllib3.pool.closed_connections", "reason", server__port=server.port) == {"lost_race": 1}
+    assert len(telemetry.named("HTTP connection_dropped")) == 1
+    assert causes(metrics)["lost_race"] == 1
+
+
 class OwnRetry(urllib3.Retry):
     """Goes without urllib3's way of counting."""
 
@@ -269,6 +299,24 @@ def test_a_retry_of_another_make_leaves_the_books_in_order(telemetry: Telemetry,
     # http.client closes after a ConnectionError by itself, and is seen doing so; other failures pass unseen then.
     assert metrics.by("urllib3.pool.closed_connections", "reason") == {"failed" if tls else "lost_race": 1}
     assert drops(metrics) == ({} if tls else {("reset", "request"): 1})
+    assert len(telemetry.named("HTTP connection_dropped")) == (0 if tls else 1)
+    assert causes(metrics) == ({"new": 2} if tls else {"new": 1, "lost_race": 1})
+
+
+@pytest.mark.parametrize("error", [OSError({"not": "a number"}, "x"), TimeoutError([1], "x")], ids=repr)
+def test_an_error_without_a_proper_number_does_no_harm(
+    telemetry: Telemetry, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise error
+
+    telemetry.install()
+    with Server() as server, manager() as http:
+        http.request("GET", f"{server.url}/ok")
+        with pytest.raises(urllib3.exceptions.HTTPError):
+            http.request("POST", f"{server.url}/ok", body=chunks(b"one", fail), retries=False)
+        assert_it_failed(telemetry, checkouts=2)
+    assert [record for record in caplog.records if record.name == "pool_telemetry"] == []
 
 
 # What only looks like it

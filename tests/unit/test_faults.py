@@ -168,7 +168,7 @@ HOOK_PARTS: list[tuple[Any, str]] = [
     *((_urllib3, name) for name in ("upstream_of", "is_relayed", "size_of", "pooled", "proxy_of", "protocol_version")),
     *(
         (_urllib3, name)
-        for name in ("found_pool_closed", "Closer", "failed_connection", "has_response_begun", "is_closed")
+        for name in ("found_pool_closed", "Closer", "failure_of", "at_hand", "has_response_begun", "is_closed")
     ),
     *((_watch, name) for name in ("PoolRecord", "ConnectionRecord", "Gone", "mark", "record_of")),
     *((_watch.Watch, name) for name in ("see", "set_simple", "remember_lost_race", "take_lost_race", "new_record")),

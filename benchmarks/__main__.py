@@ -26,9 +26,9 @@ def main() -> int:
         default="peers",
         help="peers (default): beside other instrumentations. seams: ways to see a checkout, beside each other",
     )
-    parser.add_argument("--rounds", type=int, help="pairs of blocks for each variant; 40 unless told, 12 if short")
+    parser.add_argument("--rounds", type=int, help="pairs of blocks for each variant; 160 unless told, 40 if short")
     parser.add_argument("--short", action="store_true", help="few variants and rounds")
-    parser.add_argument("--no-times", action="store_true", help="count instructions only")
+    parser.add_argument("--no-times", action="store_true", help="count instructions only; always so of the seams")
     parser.add_argument("--no-instructions", action="store_true", help="do not count instructions under valgrind")
     parser.add_argument("--check", action="store_true", help="fail where a limit is passed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
@@ -37,14 +37,14 @@ def main() -> int:
     wanted = rows() if options.what == "peers" else seam_rows()
     if options.short:
         wanted = [row for row in wanted if row.client == "urllib3" and row.name in SHORT]
-    rounds = options.rounds or (12 if options.short else 40)
+    rounds = options.rounds or (40 if options.short else 160)
     results, counts = [], []
 
     print(", ".join(f"{name} {each}" for name, each in machine().items()), end="\n\n")
-    if not options.no_times:
+    if not options.no_times and options.what == "peers":
         results = compare(wanted, rounds, show)
         show("")
-        print(f"Medians of {rounds} interleaved pairs of blocks of requests, each variant in a process of its own.\n")
+        print(f"CPU µs of a request, from {rounds} interleaved pairs of blocks without and with each variant.\n")
         print(times_table(results), end="\n\n")
     if not options.no_instructions:
         if reason := instructions.why_not():
@@ -53,7 +53,7 @@ def main() -> int:
                 return 1
         else:
             counted = [row for row in wanted if row.client == "urllib3" and row.name != "ddtrace"]
-            counts = instructions.count(counted, 1 if options.short else 3, show)
+            counts = instructions.count(counted, 1 if options.short or options.what == "seams" else 3, show)
             show("")
             print("Instructions of a request in the application's process, counted by valgrind.\n")
             print(instructions_table(counts), end="\n\n")

@@ -16,7 +16,7 @@ from .measure import Worker, server
 from .variants import Row
 
 #: Of a run with so many requests and one with a whole block more the difference is taken: start-up does not count.
-FEW = 20
+FEW = 40
 
 
 class Instructions(NamedTuple):
@@ -39,7 +39,7 @@ def count(rows: list[Row], seeds: int, progress: Callable[[str], None]) -> list[
         seeds: so many times with other hashes, of which the median is given. What remains, up to a percent of the bare
             request, is due to where Python's cache of methods has its collisions.
     """
-    bare = {(row.client, row.has_sdk): row for row in rows}
+    bare = {(row.client, row.has_sdk): row for row in rows if row.requests == min(each.requests for each in rows)}
     kinds = [*((row, "off") for row in bare.values()), *((row, "on") for row in rows)]
     jobs = [_Job(row, kind, seed) for row, kind in kinds for seed in range(1, seeds + 1)]
     with server() as url, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -70,9 +70,9 @@ def _run(job: _Job, requests: int, url: str) -> int:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         prefix = ("valgrind", "--tool=callgrind", f"--log-file={log}", f"--callgrind-out-file={folder}/out")
-        with Worker(job.row, url, prefix, job.seed) as worker:
+        with Worker(job.row, url, is_on=job.kind == "on", prefix=prefix, seed=job.seed) as worker:
             worker.hear()
-            worker.tell(f"{job.kind} {requests}")
+            worker.tell(f"make {requests}")
         found = re.search(r"Collected : (\d+)", log.read_text())
         assert found is not None, log.read_text()
         return int(found[1])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from math import ceil
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from misbehaving import ServerProcess
 
 from .variants import Row
 
+CLOCKS = ("cpu", "wall")
+GENERATIONS = 4
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -25,17 +28,18 @@ class WorkerError(Exception):
 
 
 class Worker:
-    """A variant's process.
+    """A process that makes requests.
 
     Args:
+        is_on: whether the row's variant is switched on in it.
         prefix: what the interpreter is started by: valgrind, say.
         seed: of Python's hashes, one for all that are compared: where dicts collide is no difference of theirs.
     """
 
-    def __init__(self, row: Row, url: str, prefix: tuple[str, ...] = (), seed: int = 1) -> None:
+    def __init__(self, row: Row, url: str, *, is_on: bool, prefix: tuple[str, ...] = (), seed: int = 1) -> None:
         self._row = row
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "benchmarks.worker", row.client, row.name, url],
+            [*prefix, sys.executable, "-m", "benchmarks.worker", row.client, row.name, "on" if is_on else "off", url],
             env={**os.environ, "PYTHONHASHSEED": str(seed)},
             cwd=ROOT,
             stdin=subprocess.PIPE,
@@ -86,11 +90,27 @@ class Figure(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What was found of one variant: nanoseconds for each request."""
+    """What was found of one variant: nanoseconds for each request, by clock."""
 
     row: Row
     bare: dict[str, Figure]
+    #: Of the pairs' differences.
     added: dict[str, Figure]
+    #: Between the fastest tenth of blocks with the variant and that without: what neighbours took of the machine is not
+    #: in it.
+    added_at_best: dict[str, float]
+
+    @classmethod
+    def of(cls, row: Row, pairs: list[tuple[dict[str, float], dict[str, float]]]) -> Result:
+        """From blocks without the variant and with it."""
+        bare = {clock: [without[clock] for without, _ in pairs] for clock in CLOCKS}
+        full = {clock: [with_it[clock] for _, with_it in pairs] for clock in CLOCKS}
+        return cls(
+            row,
+            {clock: Figure.of(bare[clock]) for clock in CLOCKS},
+            {clock: Figure.of([b - a for a, b in zip(bare[clock], full[clock], strict=True)]) for clock in CLOCKS},
+            {clock: quantiles(full[clock], n=10)[0] - quantiles(bare[clock], n=10)[0] for clock in CLOCKS},
+        )
 
 
 @contextmanager
@@ -101,21 +121,30 @@ def server() -> Iterator[str]:
 
 
 def compare(rows: list[Row], rounds: int, progress: Callable[[str], None]) -> list[Result]:
-    """Measures so many pairs of each row; in each round the rows come in another order."""
-    found: dict[Row, list[dict[str, dict[str, float]]]] = {row: [] for row in rows}
-    with server() as url, ExitStack() as stack:
-        workers = {row: stack.enter_context(Worker(row, url)) for row in rows}
-        for worker in workers.values():
-            worker.hear()
-        for number in range(rounds):
-            progress(f"round {number + 1} of {rounds}")
-            for row in random.Random(number).sample(rows, len(rows)):
-                found[row].append(workers[row].ask("pair"))
-    return [
-        Result(
-            row,
-            {clock: Figure.of([pair["off"][clock] for pair in pairs]) for clock in ("cpu", "wall")},
-            {clock: Figure.of([pair["on"][clock] - pair["off"][clock] for pair in pairs]) for clock in ("cpu", "wall")},
-        )
-        for row, pairs in found.items()
-    ]
+    """Measures so many pairs of each row, with the variant and without, each in a process of its own.
+
+    In each round the rows come in another order. Processes are started anew a few times: each has its memory laid out
+    in another way, which makes a difference of a percent or two.
+    """
+    pairs: dict[Row, list[tuple[dict[str, float], dict[str, float]]]] = {row: [] for row in rows}
+    with server() as url:
+        for generation in range(GENERATIONS):
+            progress(f"generation {generation + 1} of {GENERATIONS}")
+            with ExitStack() as stack:
+
+                def start(row: Row, *, is_on: bool, stack: ExitStack = stack, seed: int = generation + 1) -> Worker:
+                    return stack.enter_context(Worker(row, url, is_on=is_on, seed=seed))
+
+                on = {row: start(row, is_on=True) for row in rows}
+                off = {row.kind: start(row, is_on=False) for row in {row.kind: row for row in rows}.values()}
+                for worker in (*on.values(), *off.values()):
+                    worker.hear()
+                for number in range(ceil(rounds / GENERATIONS)):
+                    for row in random.Random(f"{generation}/{number}").sample(rows, len(rows)):
+                        workers = [off[row.kind], on[row]]
+                        if number % 2:
+                            with_it, without = workers[1].ask("block"), workers[0].ask("block")
+                        else:
+                            without, with_it = workers[0].ask("block"), workers[1].ask("block")
+                        pairs[row].append((without, with_it))
+    return [Result.of(row, found) for row, found in pairs.items()]

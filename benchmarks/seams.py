@@ -21,7 +21,7 @@ from .variants import SEAMS, Replaced, Row, plain_noop, wrapt_noop
 
 Deed = Callable[[Any, Any], Any]
 GET_CONN, DROPPED, PUT_CONN, MAKE_REQUEST = SEAMS
-QUEUE: tuple[Any, str] = (queue.LifoQueue, "put")
+QUEUE: tuple[Any, str] = (queue.Queue, "put")
 
 
 class AtCheckout(Replaced):
@@ -133,7 +133,7 @@ def seam_rows() -> list[Row]:
         "_get_conn, is_connection_dropped": (GET_CONN, DROPPED),
         "_get_conn, is_connection_dropped, _put_conn": (GET_CONN, DROPPED, PUT_CONN),
         "_put_conn": (PUT_CONN,),
-        "LifoQueue.put": (QUEUE,),
+        "Queue.put": (QUEUE,),
         "_make_request": (MAKE_REQUEST,),
     }
     deeds: dict[str, Callable[[], Deed]] = {

@@ -202,7 +202,12 @@ class Row:
     name: str
     make: Callable[[], Variant]
     has_sdk: bool = True
-    requests: int = 200  # so many make a measured block
+    requests: int = 100  # so many make a measured block
+
+    @property
+    def kind(self) -> tuple[str, bool, int]:
+        """What rows that have their bare requests in common share."""
+        return self.client, self.has_sdk, self.requests
 
 
 NOOP = "3 no-op wrapt wrappers"

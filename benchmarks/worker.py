@@ -1,7 +1,10 @@
-"""One variant in a process of its own, told by lines on stdin to measure blocks of requests with and without it.
+"""One process that makes requests, with a variant switched on in it or off, as it is told by lines on stdin.
 
-``pair`` answers with a block of each kind, in a line of JSON. ``off N`` and ``on N`` make N requests of one kind, and
-end the process there and then: what comes after the requests is not to be counted with them.
+``block`` measures a block of requests, and answers by a line of JSON. ``make N`` makes N requests, and ends the process
+there and then: what comes after them is not to be counted with them.
+
+A process stays as it is: Python adapts its code to the classes that it meets, and does so ever more reluctantly where
+they change under it.
 """
 
 from __future__ import annotations
@@ -12,15 +15,14 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 from opentelemetry import trace
 
 from .seams import seam_rows
-from .variants import Row, Variant, client_of, rows
+from .variants import Row, client_of, rows
 
-#: Before a block is measured: what is adopted, made or imported at first is no part of it.
-WARM_UP = 20
+#: Before anything is measured: what is made or imported at first, and what Python adapts to.
+WARM_UP = 500
 
 
 class MiscountError(Exception):
@@ -28,16 +30,15 @@ class MiscountError(Exception):
 
 
 class Bench:
-    """Measures blocks of requests to one URL.
+    """Makes requests to one URL, under a span that is recorded.
 
     Args:
         get: makes a request.
-        variant: is switched on for some of the blocks.
-        requests: so many make a block.
+        told: how many requests have been told of, or ``None``.
     """
 
-    def __init__(self, get: Callable[[str], object], url: str, variant: Variant, requests: int) -> None:
-        self._get, self._url, self._variant, self._requests = get, url, variant, requests
+    def __init__(self, get: Callable[[str], object], url: str, told: Callable[[], float | None]) -> None:
+        self._get, self._url, self._told = get, url, told
         self._tracer = trace.get_tracer("benchmarks")
 
     def make(self, requests: int) -> None:
@@ -47,39 +48,25 @@ class Bench:
             for _ in range(requests):
                 get(url)
 
-    def _block(self, *, is_on: bool) -> dict[str, float]:
+    def block(self, requests: int) -> dict[str, float]:
         """CPU and wall time of one request, in nanoseconds.
 
         Raises:
-            MiscountError: the variant told of another number of requests.
+            MiscountError: another number of requests was told of.
         """
-        variant, get, url, requests = self._variant, self._get, self._url, self._requests
-        if is_on:
-            variant.turn_on()
-        try:
-            with self._tracer.start_as_current_span("parent"):
-                for _ in range(WARM_UP):
-                    get(url)
-                before = variant.told()
-                gc.collect()
-                wall, cpu = time.perf_counter_ns(), time.process_time_ns()
-                for _ in range(requests):
-                    get(url)
-                cpu, wall = time.process_time_ns() - cpu, time.perf_counter_ns() - wall
-                after = variant.told()
-        finally:
-            if is_on:
-                variant.turn_off()
-        if is_on and before is not None and after is not None and after - before != requests:
-            raise MiscountError(f"{after - before} of {requests} requests were told of")
+        get, url = self._get, self._url
+        before = self._told()
+        with self._tracer.start_as_current_span("parent"):
+            get(url)
+            gc.collect()
+            wall, cpu = time.perf_counter_ns(), time.process_time_ns()
+            for _ in range(requests):
+                get(url)
+            cpu, wall = time.process_time_ns() - cpu, time.perf_counter_ns() - wall
+            after = self._told()
+        if before is not None and after is not None and after - before != requests + 1:
+            raise MiscountError(f"{after - before} of {requests + 1} requests were told of")
         return {"cpu": cpu / requests, "wall": wall / requests}
-
-    def pair(self, *, is_on_first: bool) -> dict[str, dict[str, float]]:
-        """A block without the variant and one with it."""
-        found = {}
-        for is_on in (is_on_first, not is_on_first):
-            found["on" if is_on else "off"] = self._block(is_on=is_on)
-        return found
 
 
 def find_row(client: str, name: str) -> Row:
@@ -87,31 +74,31 @@ def find_row(client: str, name: str) -> Row:
     return next(row for row in [*rows(), *seam_rows()] if (row.client, row.name) == (client, name))
 
 
-def main(client: str, name: str, url: str) -> None:
+def main(client: str, name: str, state: str, url: str) -> None:
     """Answers the lines on stdin."""
     row = find_row(client, name)
     variant = row.make()
     if row.has_sdk:
         variant.set_up_sdk()
-    pairs = 0
+    if state == "on":
+        variant.turn_on()
     with client_of(client) as get:
-        bench = Bench(get, url, variant, row.requests)
+        # As timeit has it: a collection of everything would be half of a block, or in one run and not in the other.
+        gc.disable()
+        bench = Bench(get, url, variant.told if state == "on" else lambda: None)
         print(json.dumps("ready"), flush=True)
-        for line in sys.stdin:
-            answer: Any
+        for number, line in enumerate(sys.stdin):
             match line.split():
-                case ["pair"]:
-                    pairs += 1
-                    answer = bench.pair(is_on_first=bool(pairs % 2))
-                case [("on" | "off") as kind, requests]:
-                    if kind == "on":
-                        variant.turn_on()
-                    gc.disable()  # a collection in one run and none in the other would be all the difference
-                    bench.make(WARM_UP + int(requests))
+                case ["block"]:
+                    if number == 0:
+                        bench.make(WARM_UP)
+                        gc.freeze()
+                    print(json.dumps(bench.block(row.requests)), flush=True)
+                case ["make", requests]:
+                    bench.make(int(requests))
                     os._exit(0)
                 case _:
-                    raise ValueError(f"unknown command {line!r}: pair, on N or off N")
-            print(json.dumps(answer), flush=True)
+                    raise ValueError(f"unknown command {line!r}: block, or make N")
 
 
 if __name__ == "__main__":

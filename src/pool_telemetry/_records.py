@@ -6,6 +6,7 @@ happened, and never changed. Every time is passed in, in nanoseconds of the mono
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -314,33 +315,40 @@ def mark(host: Any, record: PoolRecord | ConnectionRecord) -> None:
     Raises:
         UnmarkableError: the object has no room for it.
     """
+    values = _dict_of(host)
+    if values is not None:
+        values[MARK] = record
+        return
     try:
         object.__setattr__(host, MARK, record)
     except (AttributeError, TypeError):
-        values = _dict_of(host)
-        if values is None:
-            raise UnmarkableError from None
-        values[MARK] = record
+        raise UnmarkableError from None
 
 
 def unmark(host: Any) -> None:
     """Take the record off an object, if it bears one."""
-    try:
+    values = _dict_of(host)
+    if values is not None:
+        values.pop(MARK, None)
+        return
+    with contextlib.suppress(AttributeError, TypeError):
         object.__delattr__(host, MARK)
-    except (AttributeError, TypeError):
-        (_dict_of(host) or {}).pop(MARK, None)
 
 
 def record_of(host: Any) -> Any:
     """The record that a pool or a connection bears, ``None`` if it has none."""
+    values = _dict_of(host)
+    if values is not None:
+        return values.get(MARK)
     try:
         return object.__getattribute__(host, MARK)
     except AttributeError:
-        return (_dict_of(host) or {}).get(MARK)
+        return None
 
 
 def _dict_of(host: Any) -> dict[str, Any] | None:
-    # Of wrapt's ObjectProxy, say, whose attributes are those of what it stands for.
+    # Of objects that make something else of their attributes: a proxy's, of wrapt's say, are those of what it stands
+    # for, and its dict is that one's.
     kind: Any = type(host)
     if kind.__setattr__ is object.__setattr__:
         return None

@@ -296,11 +296,14 @@ def test_a_retry_of_another_make_leaves_the_books_in_order(telemetry: Telemetry,
         assert race(server, http, "rst", "GET")[0] == 200
     metrics = telemetry.collect()
     check_laws(metrics, checkouts=3)
-    # http.client closes after a ConnectionError by itself, and is seen doing so; other failures pass unseen then.
-    assert metrics.by("urllib3.pool.closed_connections", "reason") == {"failed" if tls else "lost_race": 1}
-    assert drops(metrics) == ({} if tls else {("reset", "request"): 1})
-    assert len(telemetry.named("HTTP connection_dropped")) == (0 if tls else 1)
-    assert causes(metrics) == ({"new": 2} if tls else {"new": 1, "lost_race": 1})
+    # After a ConnectionError in reading http.client closes by itself, and is seen doing so. Which error it is hangs on
+    # when the RST comes, and on the version of Python.
+    ((reason, closes),) = metrics.by("urllib3.pool.closed_connections", "reason").items()
+    assert (reason, closes) in {("lost_race", 1), ("failed", 1)}
+    is_seen = reason == "lost_race"
+    assert drops(metrics) == ({("reset", "request"): 1} if is_seen else {})
+    assert len(telemetry.named("HTTP connection_dropped")) == is_seen
+    assert causes(metrics) == ({"new": 1, "lost_race": 1} if is_seen else {"new": 2})
 
 
 @pytest.mark.parametrize("error", [OSError({"not": "a number"}, "x"), TimeoutError([1], "x")], ids=repr)
@@ -313,7 +316,7 @@ def test_an_error_without_a_proper_number_does_no_harm(
     telemetry.install()
     with Server() as server, manager() as http:
         http.request("GET", f"{server.url}/ok")
-        with pytest.raises(urllib3.exceptions.HTTPError):
+        with pytest.raises((urllib3.exceptions.HTTPError, TypeError)):  # 1.26 itself looks the number up in a set
             http.request("POST", f"{server.url}/ok", body=chunks(b"one", fail), retries=False)
         assert_it_failed(telemetry, checkouts=2)
     assert [record for record in caplog.records if record.name == "pool_telemetry"] == []

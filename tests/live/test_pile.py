@@ -78,8 +78,11 @@ def test_the_pile_after_a_burst_is_told_as_the_kernel_counts_it(telemetry: Telem
         assert drops(metrics) == {}
         # Since the burst the top one was used for 3 KEEPALIVE at least, and the others' FIN came meanwhile.
         assert 2 * KEEPALIVE - CLOCKS_AGREE_WITHIN <= age(metrics) <= 12 * KEEPALIVE
+        before = time.monotonic()
+        sooner = telemetry.collect()
         later = telemetry.collect()
-        assert age(metrics) <= age(later) <= age(metrics) + 1
+        elapsed = time.monotonic() - before
+        assert age(metrics) <= age(sooner) <= age(later) <= age(sooner) + elapsed + CLOCKS_AGREE_WITHIN
 
         # Once a connection, though no checkout has reached one.
         ages = sorted(close.seconds for close in server.books.idle_closes)
@@ -158,7 +161,8 @@ def test_a_pool_whose_queue_cannot_be_read_is_counted_too(
             assert isinstance(http.connection_from_url(server.url).pool, queue.LifoQueue)
         assert not hasattr(http.connection_from_url(server.url).pool, "queue")
         server.wait_for(lambda books: books.ended["fin"] == 3)
-        response = http.request("GET", f"{server.url}/ok", preload_content=False)
+        # It stays open for longer than this test takes, however busy the machine is.
+        response = http.request("GET", f"{server.url}/fin/60", preload_content=False)
         metrics = telemetry.collect()
         check_laws(metrics, checkouts=4)
         assert parked(metrics) == 2 == tcp_states(server.port).count(CLOSE_WAIT)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import tests.bare_platform  # noqa: F401 - what it takes away has to be missing before anything else is imported
+import tests.bare_platform
 
 # isort: split
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ import urllib3.util.connection
 import urllib3.util.retry
 
 import pool_telemetry
-from tests.support import Telemetry
+from tests.live.real_servers import REQUIRE
+from tests.support import NOT_TO_BE_HAD, Telemetry
 
 TOUCHED = (
     urllib3.connectionpool,
@@ -33,6 +35,17 @@ def contents() -> list[dict[str, Any]]:
     """What stands in every class and module of urllib3 that is patched."""
     # Python itself notes __slotnames__ in the class of what is copied.
     return [{name: value for name, value in vars(owner).items() if name != "__slotnames__"} for owner in TOUCHED]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A skip is a failure where everything is demanded, unless what is missing is not to be had."""
+    report = yield
+    if report.skipped and os.environ.get(REQUIRE) == "1" and not tests.bare_platform.IS_BARE:
+        reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+        if NOT_TO_BE_HAD not in reason:
+            report.outcome, report.longrepr = "failed", f"{reason} ({REQUIRE}=1)"
+    return report
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import pytest
 from tests.bare_platform import IS_BARE
 
 #: A bared platform does not reach into the programs: to run them there again would tell nothing new.
-once = pytest.mark.skipif(IS_BARE, reason="runs programs, which are not bared")
+once = pytest.mark.skipif(IS_BARE, reason="missing: what is bared, and programs would have it")
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,6 +16,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 import pool_telemetry
 from pool_telemetry import _instrument
 
+#: Begins the reason of a skip that no machine could spare: the version under test lacks it.
+NOT_TO_BE_HAD = "not to be had"
 Point = Any  # a NumberDataPoint or HistogramDataPoint of the SDK
 
 

@@ -114,7 +114,7 @@ def test_the_metrics_of_each_upstream_agree_with_each_other(demo: Run) -> None:
     assert len(blocks(demo.out)) == 2
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's times need Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="missing: TCP_INFO, which is Linux's")
 def test_the_servers_keep_alive_limits_are_measured(demo: Run) -> None:
     for block, limit in zip(blocks(demo.out), (1.5, 2.25), strict=True):
         found = re.match(r"6 x (\d+\.\d+)", entry(block, "connection.remote_close.duration"))

@@ -37,7 +37,7 @@ import pool_telemetry
 from misbehaving import Proxy, Server, SocksProxy
 from pool_telemetry._records import MARK
 from tests.live.real_servers import start_or_skip
-from tests.support import Metrics, Telemetry, check_laws, manager
+from tests.support import NOT_TO_BE_HAD, Metrics, Telemetry, check_laws, manager
 
 MARKER = "zq7secret"
 RETRY = urllib3.Retry(3, status_forcelist=[503], raise_on_status=False)
@@ -63,7 +63,7 @@ class Way:
     def needs_several_connections(self) -> None:
         """Skip the test where a pool cannot open a second connection."""
         if self.only_one_connection:
-            pytest.skip(self.only_one_connection)
+            pytest.skip(f"{NOT_TO_BE_HAD}: {self.only_one_connection}")
 
     @property
     def label(self) -> str:
@@ -169,7 +169,7 @@ def ipv6() -> Iterator[Way]:
         try:
             server = stack.enter_context(Server(host="::1"))
         except OSError as error:
-            pytest.skip(f"no IPv6 on this machine's loopback: {error}")
+            pytest.skip(f"missing: IPv6 on the loopback: {error}")
         yield direct(server, "::1", ("connect",))
 
 
@@ -197,7 +197,7 @@ def pyopenssl() -> Iterator[Way]:
         try:
             contrib = importlib.import_module("urllib3.contrib.pyopenssl")
         except ImportError as error:
-            pytest.skip(f"urllib3 {VERSION} and this pyOpenSSL do not fit: {error}")
+            pytest.skip(f"{NOT_TO_BE_HAD}: urllib3 {VERSION} with this pyOpenSSL: {error}")
         contrib.inject_into_urllib3()
         try:
             assert urllib3.util.IS_PYOPENSSL
@@ -481,7 +481,7 @@ def http2() -> Iterator[None]:
         http2 = importlib.import_module("urllib3.http2")
         inject, extract = http2.inject_into_urllib3, http2.extract_from_urllib3
     except (ImportError, AttributeError):
-        pytest.skip(f"urllib3 {VERSION} lacks urllib3.http2.inject_into_urllib3")
+        pytest.skip(f"{NOT_TO_BE_HAD}: urllib3.http2.inject_into_urllib3 in urllib3 {VERSION}")
     inject()
     try:
         yield

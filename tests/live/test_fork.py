@@ -24,7 +24,7 @@ from tests.live.apart import run_apart
 from tests.support import Metrics, Telemetry, check_laws
 
 _ = _hooks  # imported, with all that it imports, before os.register_at_fork is taken away
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="missing: os.fork")
 CHILD_SECONDS = 10.0
 
 

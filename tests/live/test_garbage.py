@@ -525,13 +525,13 @@ def test_a_request_within_a_checkout_does_not_take_its_drop() -> None:
     run_apart(a_finaliser_that_makes_a_request_between_check_and_checkout, seconds=10)
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such signals here")
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="missing: signal.setitimer")
 @pytest.mark.parametrize("is_collecting", [True, False], ids=["collects", "closes"])
 def test_a_signal_handler_under_our_lock_neither_hangs_nor_loses(is_collecting: bool) -> None:
     run_apart(signals_under_our_lock, is_collecting, seconds=10)
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such signals here")
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="missing: signal.setitimer")
 @pytest.mark.parametrize("is_collecting", [True, False], ids=["collects", "closes"])
 def test_a_signal_handler_at_any_moment_neither_hangs_nor_loses(is_collecting: bool) -> None:
     seed = random.randrange(2**32)

@@ -248,7 +248,7 @@ def many_sessions(sessions: int) -> None:
         assert metrics.value("urllib3.pool.leaked_connections") > 0
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc")
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="missing: /proc/self/fd")
 def test_thousands_of_short_sessions_leave_nothing_behind() -> None:
     run_apart(many_sessions, 2_000, seconds=60)
 

@@ -27,7 +27,7 @@ from pool_telemetry import _instrument, _watch
 from tests.support import Metrics, Telemetry, check_laws, manager
 
 IS_LINUX = sys.platform == "linux"
-linux_only = pytest.mark.skipif(not IS_LINUX, reason="TCP_INFO is Linux's")
+linux_only = pytest.mark.skipif(not IS_LINUX, reason="missing: TCP_INFO, which is Linux's")
 
 # As the contract has them, on purpose not taken from the code.
 IDLE = "0.01 0.05 0.1 0.5 1.05 2.1 3.15 5.25 10.5 15.75 21 31.5 47 63 68 79 95 126 189 315 368 630 1890 3700"

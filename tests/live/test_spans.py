@@ -25,7 +25,7 @@ from misbehaving import Server
 from tests.support import Telemetry, check_laws, manager
 
 IS_LINUX = sys.platform == "linux"
-linux_only = pytest.mark.skipif(not IS_LINUX, reason="TCP_INFO is Linux's")
+linux_only = pytest.mark.skipif(not IS_LINUX, reason="missing: TCP_INFO, which is Linux's")
 OF_LIVES = {"http.client.connection.duration", "urllib3.connection.requests"}
 SUPPRESSIONS = [_SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation"]
 

@@ -151,7 +151,7 @@ def test_over_ipv6() -> None:
         sockets = tcp_pair("::1")
         client, server = sockets.__enter__()
     except OSError:
-        pytest.skip("no IPv6 here")
+        pytest.skip("missing: IPv6 on the loopback")
     with contextlib.ExitStack() as stack:
         stack.push(sockets)
         assert _kernel.addresses(client) == (server.getsockname()[:2], client.getsockname()[1])
@@ -205,7 +205,7 @@ def test_looking_sends_nothing(pair: Pair) -> None:
 
 # Times, where TCP_INFO gives them
 
-with_tcp_info = pytest.mark.skipif(not HAS_TCP_INFO, reason="TCP_INFO is Linux's")
+with_tcp_info = pytest.mark.skipif(not HAS_TCP_INFO, reason="missing: TCP_INFO, which is Linux's")
 
 
 @with_tcp_info

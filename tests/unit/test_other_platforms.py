@@ -90,7 +90,7 @@ def test_facts_that_no_kernel_gave_are_left_out(telemetry: Telemetry) -> None:
     assert known == {HAS_TCP_INFO}
 
 
-@pytest.mark.skipif(bare_platform.IS_BARE, reason="this is that process")
+@pytest.mark.skipif(bare_platform.IS_BARE, reason="missing: what is bared, this is the bare process")
 @pytest.mark.timeout(300)
 def test_the_unit_suite_passes_on_a_bare_platform(tmp_path: Path) -> None:
     arguments = [

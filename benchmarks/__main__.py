@@ -13,6 +13,7 @@ from .report import as_json, instructions_table, judged, machine, show, times_ta
 from .seams import seam_rows
 from .variants import DEFAULT, INCUMBENT, METRICS, NOOP, RECORDED, rows
 
+ROUNDS = 8  # pairs of blocks in each generation
 SHORT = (NOOP, METRICS, DEFAULT, RECORDED, INCUMBENT)
 
 
@@ -26,7 +27,7 @@ def main() -> int:
         default="peers",
         help="peers (default): beside other instrumentations. seams: ways to see a checkout, beside each other",
     )
-    parser.add_argument("--rounds", type=int, help="pairs of blocks for each variant; 160 unless told, 40 if short")
+    parser.add_argument("--generations", type=int, help="so often processes start anew; 24 unless told, 8 if short")
     parser.add_argument("--short", action="store_true", help="few variants and rounds")
     parser.add_argument("--no-times", action="store_true", help="count instructions only; always so of the seams")
     parser.add_argument("--no-instructions", action="store_true", help="do not count instructions under valgrind")
@@ -37,14 +38,15 @@ def main() -> int:
     wanted = rows() if options.what == "peers" else seam_rows()
     if options.short:
         wanted = [row for row in wanted if row.client == "urllib3" and row.name in SHORT]
-    rounds = options.rounds or (40 if options.short else 160)
+    generations = options.generations or (8 if options.short else 24)
     results, counts = [], []
 
     print(", ".join(f"{name} {each}" for name, each in machine().items()), end="\n\n")
     if not options.no_times and options.what == "peers":
-        results = compare(wanted, rounds, show)
+        results = compare(wanted, generations, ROUNDS, show)
         show("")
-        print(f"CPU µs of a request, from {rounds} interleaved pairs of blocks without and with each variant.\n")
+        pairs = generations * ROUNDS
+        print(f"CPU µs of a request, from {pairs} interleaved pairs of blocks without and with each variant.\n")
         print(times_table(results), end="\n\n")
     if not options.no_instructions:
         if reason := instructions.why_not():

@@ -54,10 +54,19 @@ def _cpu() -> str:
 
 def times_table(results: list[Result]) -> str:
     """What each variant adds to a request, by CPU and wall time; the ratios are of the fastest tenth's CPU time."""
-    columns = ("bare", "added (quartiles)", "added, wall", "added at best", "of bare", "no-ops", "of incumbent")
+    columns = (
+        "bare",
+        "added (quartiles)",
+        "added, wall",
+        "added at best (quartiles)",
+        "of bare",
+        "no-ops",
+        "of incumbent",
+    )
     lines = [f"| client | variant | {' | '.join(columns)} |", f"|---|---|{'--:|' * len(columns)}"]
     for result in results:
-        cpu, best = result.added["cpu"], result.added_at_best["cpu"]
+        cpu, at_best = result.added["cpu"], result.added_at_best["cpu"]
+        best = at_best.median
         noop, incumbent = _added(results, result, NOOP), _added(results, result, INCUMBENT)
         cells = [
             result.row.client,
@@ -65,7 +74,7 @@ def times_table(results: list[Result]) -> str:
             _micro(result.bare["cpu"].median),
             f"{_micro(cpu.median)} ({_micro(cpu.low)} … {_micro(cpu.high)})",
             _micro(result.added["wall"].median),
-            _micro(best),
+            f"{_micro(best)} ({_micro(at_best.low)} … {_micro(at_best.high)})",
             f"{100 * best / result.bare['cpu'].median:.1f} %",
             f"{best / noop:.2f}" if noop else "",
             f"1/{incumbent / best:.0f}" if incumbent and best > 0 else "",
@@ -95,7 +104,7 @@ def as_json(results: list[Result], counts: list[Instructions]) -> dict[str, Any]
                 "variant": result.row.name,
                 "bare": {clock: figure._asdict() for clock, figure in result.bare.items()},
                 "added": {clock: figure._asdict() for clock, figure in result.added.items()},
-                "added_at_best": result.added_at_best,
+                "added_at_best": {clock: figure._asdict() for clock, figure in result.added_at_best.items()},
             }
             for result in results
         ],
@@ -108,7 +117,9 @@ def as_json(results: list[Result], counts: list[Instructions]) -> dict[str, Any]
 
 def judged(results: list[Result], counts: list[Instructions]) -> tuple[list[str], bool]:
     """Each ratio that has a limit, in words, and whether all are kept."""
-    added = {("time", result.row.name): result.added_at_best["cpu"] for result in results if _is_main(result.row)}
+    added = {
+        ("time", result.row.name): result.added_at_best["cpu"].median for result in results if _is_main(result.row)
+    }
     added |= {("instructions", count.row.name): count.added for count in counts if _is_main(count.row)}
     lines, is_kept = [], True
     for name, limits in LIMITS.items():
@@ -130,7 +141,7 @@ def _is_main(row: Row) -> bool:
 def _added(results: list[Result], beside: Result, name: str) -> float | None:
     for result in results:
         if (result.row.client, result.row.name) == (beside.row.client, name):
-            return result.added_at_best["cpu"]
+            return result.added_at_best["cpu"].median
     return None
 
 

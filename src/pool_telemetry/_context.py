@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.trace import SpanContext, propagation
 
 from ._faults import let_signals_pass
@@ -14,14 +17,27 @@ from ._lifecycle import SUPPRESSED, Use
 # left alone on purpose: the instrumentations of requests, urllib3 and botocore set it around every call.
 _SUPPRESS = otel_context._SUPPRESS_INSTRUMENTATION_KEY
 _SUPPRESS_LEGACY = "suppress_instrumentation"
-# What trace.get_current_span() reads, and then asks an abstract class whether it is a span, for half of all that this
-# module costs.
+# What trace.get_current_span() reads, and then asks an abstract class whether it is a span.
 _SPAN = propagation._SPAN_KEY
-_get_current = otel_context.get_current
+
+
+def _reader() -> Callable[[], Context]:
+    # The API's get_current() without its two calls of Python functions; another runtime context may be set up by
+    # OTEL_PYTHON_CONTEXT.
+    runtime = getattr(otel_context, "_RUNTIME_CONTEXT", None)
+    if type(runtime) is not ContextVarsRuntimeContext:
+        return otel_context.get_current
+    return runtime._current_context.get
+
+
+_get_current = _reader()
 
 
 def current_use() -> Use:
-    """The current span's SpanContext, ``None`` without a span, ``SUPPRESSED`` under general suppression."""
+    """The current span's SpanContext, ``None`` without a span, ``SUPPRESSED`` under general suppression.
+
+    It may be invalid: whether it is, is asked where it is made use of.
+    """
     context = _get_current()
     if (_SUPPRESS in context and context[_SUPPRESS]) or (_SUPPRESS_LEGACY in context and context[_SUPPRESS_LEGACY]):  # noqa: RUF019 - get() is what costs
         return SUPPRESSED
@@ -34,4 +50,4 @@ def current_use() -> Use:
     except Exception:  # it is none
         let_signals_pass()
         return None
-    return span_context if isinstance(span_context, SpanContext) and span_context.is_valid else None
+    return span_context if isinstance(span_context, SpanContext) else None

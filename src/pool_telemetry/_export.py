@@ -1,4 +1,7 @@
-"""SDK providers from the standard ``OTEL_*`` variables, where the application has set none.
+"""SDK providers of our own, from the standard ``OTEL_*`` variables: for an application that has set none.
+
+They are never set as the global ones. Those are the application's to set, once in a process, also after ``install()``;
+and what got a tracer of ours meanwhile would keep it.
 
 The only importer of the SDK, and imported only when asked for.
 """
@@ -6,60 +9,87 @@ The only importer of the SDK, and imported only when asked for.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from ._errors import MissingExporterError
 
-# The names that OTEL_TRACES_EXPORTER and OTEL_METRICS_EXPORTER may hold, as the entry points of exporters have them.
-_ALIASES = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
+# The protocols of OTEL_EXPORTER_OTLP_PROTOCOL, as the entry points of exporters have them.
+_PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
+_EXTRAS = {"otlp_proto_http": "otlp", "otlp_proto_grpc": "otlp-grpc"}
 
 
-def build_providers() -> None:
-    """Set the global providers that are not set yet; they flush at exit, as the SDK's do.
+def check_exporters(*, traces: bool = True, metrics: bool = True) -> None:
+    """Find every exporter that the variables name, for one signal or both.
 
     Raises:
-        MissingExporterError: the package of the exporter that the variables name is not installed.
+        MissingExporterError: the package of one is not installed.
     """
-    # All exporters first: where one is missing, nothing has been set.
-    wants_traces, wants_metrics = _is_unset(trace.get_tracer_provider()), _is_unset(metrics.get_meter_provider())
-    span_exporters = _exporters("traces") if wants_traces else []
-    metric_exporters = _exporters("metrics") if wants_metrics else []
-    if span_exporters:
-        provider = TracerProvider()
-        for exporter in span_exporters:
-            provider.add_span_processor(BatchSpanProcessor(exporter))
-        trace.set_tracer_provider(provider)
-    if metric_exporters:
-        metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(each) for each in metric_exporters]))
+    for signal, is_wanted in {"traces": traces, "metrics": metrics}.items():
+        if is_wanted:
+            _exporters(signal)
 
 
-def _is_unset(provider: object) -> bool:
-    return type(provider).__module__.startswith(("opentelemetry.trace", "opentelemetry.metrics"))
+@cache
+def tracer_provider() -> TracerProvider | None:
+    """The process's own tracer provider, ``None`` if nothing exports traces; it is flushed at exit.
+
+    Raises:
+        MissingExporterError: the package of an exporter is not installed.
+    """
+    exporters = _exporters("traces")
+    if not exporters:
+        return None
+    provider = TracerProvider()
+    for make in exporters:
+        provider.add_span_processor(BatchSpanProcessor(make()))
+    return provider
 
 
-def _exporters(signal: str) -> list[Any]:
+@cache
+def meter_provider() -> MeterProvider | None:
+    """The process's own meter provider, ``None`` if nothing exports metrics; it is flushed at exit.
+
+    Raises:
+        MissingExporterError: the package of an exporter is not installed.
+    """
+    made = [make() for make in _exporters("metrics")]
+    # An exporter that is asked, as Prometheus asks, is a reader already.
+    readers = [each if isinstance(each, MetricReader) else PeriodicExportingMetricReader(each) for each in made]
+    return MeterProvider(readers) if readers else None
+
+
+def _exporters(signal: str) -> list[Callable[[], Any]]:
     names = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").split(",")
     named = [name.strip() for name in names if name.strip()] or ["otlp"]
     return [_exporter(signal, name) for name in named if name != "none"]
 
 
-def _exporter(signal: str, name: str) -> Any:
+def _exporter(signal: str, name: str) -> Callable[[], Any]:
     if name == "otlp":
-        protocol = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL") or os.environ.get(
-            "OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"
-        )
-        name = _ALIASES.get(protocol, protocol)
-    for entry_point in entry_points(group=f"opentelemetry_{signal}_exporter", name=name):
-        return entry_point.load()()
+        variables = f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"
+        # An empty variable is one that is not set: so says OpenTelemetry's specification.
+        protocol = next(filter(None, map(os.environ.get, variables)), "http/protobuf")
+        name = _PROTOCOLS.get(protocol, protocol)
+    entry_point = next(iter(entry_points(group=f"opentelemetry_{signal}_exporter", name=name)), None)
+    cause: Exception | None = None
+    if entry_point is not None:
+        try:
+            found: Callable[[], Any] = entry_point.load()
+        except (ImportError, AttributeError) as error:  # what it needs is not installed
+            cause = error
+        else:
+            return found
+    extra = _EXTRAS.get(name)
+    remedy = f"install pool-telemetry[{extra}]" if extra else "install the package that brings it"
     raise MissingExporterError(
-        f"no OpenTelemetry exporter {name!r} for {signal} is installed: for OTLP over HTTP "
-        "install opentelemetry-exporter-otlp-proto-http, or set "
-        f"OTEL_{signal.upper()}_EXPORTER to console or none"
-    )
+        f"no OpenTelemetry exporter {name!r} for {signal} is installed: {remedy}, "
+        f"or set OTEL_{signal.upper()}_EXPORTER to otlp, console or none"
+    ) from cause

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, NoOpMeterProvider, Observation
 
 from . import _semconv as names
 from ._faults import Fuse
+from ._providers import is_api_only
 from ._semconv import Metric
 from ._version import __version__
 
-
-class Source(Protocol):
-    """Who answers the callbacks."""
-
-    def observe(self, metric: Metric) -> Iterable[Observation]:
-        """The points of one observable instrument."""
+#: Who answers the callbacks: with the points of one observable instrument.
+Source = Callable[[Metric], Iterable[Observation]]
 
 
 class Instruments:
@@ -45,7 +42,7 @@ class Instruments:
         instruments = cls._made.get(provider)
         if instruments is None and provider is metrics.get_meter_provider():
             # What was made before the provider was set hangs on the API's proxy, which now hands on to this one.
-            proxied = [each for each in cls._made if _is_api_only(each) and not isinstance(each, NoOpMeterProvider)]
+            proxied = [each for each in cls._made if is_api_only(each) and not isinstance(each, NoOpMeterProvider)]
             instruments = cls._made[proxied[0]] if proxied else None
         if instruments is None:
             instruments = cls._made[provider] = cls(provider)
@@ -70,9 +67,9 @@ class Instruments:
     def has_sdk(self) -> bool:
         """Whether somebody takes what is recorded: not the API alone, whose instruments do nothing."""
         provider = self._provider()
-        if provider is not None and _is_api_only(provider):
+        if provider is not None and is_api_only(provider):
             provider = metrics.get_meter_provider()
-        return provider is not None and not _is_api_only(provider)
+        return provider is not None and not is_api_only(provider)
 
     def _callback(self, metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
         fuse = Fuse(f"the callback of {metric.name}", lambda: None)
@@ -82,13 +79,9 @@ class Instruments:
             if source is None or fuse.is_blown:
                 return ()
             try:
-                return source.observe(metric)
+                return source(metric)
             except Exception:
                 fuse.blow()
                 return ()
 
         return callback
-
-
-def _is_api_only(provider: MeterProvider) -> bool:
-    return type(provider).__module__.startswith("opentelemetry.metrics")

@@ -13,12 +13,12 @@ from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.metrics import MeterProvider, Observation
+from opentelemetry.metrics import Histogram, MeterProvider, Observation
 from opentelemetry.trace import propagation
 
 from . import _semconv as names
 from ._faults import Fuse
-from ._instruments import Instruments
+from ._instruments import Instruments, Source
 from ._ledger import Ledger
 from ._lifecycle import OTHER, SUPPRESSED, DropPhase, Outcome, Upstream, Use
 from ._reading import Reading
@@ -29,6 +29,8 @@ from ._settings import Settings
 # Seconds that a fork waits at most for what other threads are recording; a full buffer takes some 3 ms.
 _FORK_PATIENCE = 0.2
 _TOO_MANY = 10_000  # samples
+
+Histograms = dict[str, Histogram]  # by the metric's name
 
 
 class MetricsEmitter:
@@ -43,6 +45,7 @@ class MetricsEmitter:
         self._settings = settings
         self._ledger = ledger
         self._instruments: Instruments | None = None
+        self._stand_ins: Instruments | None = None
         self._readings: list[Reading] = []
         self._served: set[str] = set()
         self._flushing: set[int] = set()
@@ -50,23 +53,39 @@ class MetricsEmitter:
         self._reading_fuse = Fuse("the reading of the books", self._fall_silent)
         self._fuse = Fuse("the recording of metrics", ledger.samples.clear)
 
-    def start(self, meter_provider: MeterProvider | None) -> None:
-        """Make the instruments of a meter provider that it does not have yet, and feed them from now on."""
+    def start(self, meter_provider: MeterProvider | None, stand_in: MeterProvider | None = None) -> None:
+        """Make the instruments of a meter provider that it does not have yet, and feed them from now on.
+
+        Args:
+            meter_provider: the global one if ``None``, also one that is set later.
+            stand_in: as long as there is no global one.
+        """
         self._instruments = Instruments.of(meter_provider)
-        self._instruments.ensure(filter(self._wants, names.METRICS))
-        self._instruments.source = self
+        self._take_over(self._instruments, self.observe)
+        if stand_in is not None:
+            self._stand_ins = Instruments.of(stand_in)
+            self._take_over(self._stand_ins, self._observe_as_stand_in)
+
+    def _take_over(self, instruments: Instruments, source: Source) -> None:
+        instruments.ensure(filter(self._wants, names.METRICS))
+        instruments.source = source
+
+    def _let_go(self) -> None:
+        for instruments in (self._instruments, self._stand_ins):
+            # Of another emitter, if install() has given the provider a new one meanwhile.
+            if instruments is not None and getattr(instruments.source, "__self__", None) is self:
+                instruments.source = None
 
     def fall_silent(self) -> None:
         """Tell nothing any more, after a fault; may run inside garbage collection, so nothing is recorded."""
-        if self._instruments is not None and self._instruments.source is self:
-            self._instruments.source = None
+        self._let_go()
         self._ledger.samples.clear()
 
     def stop(self) -> None:
         """Fall silent; the instruments stay, for one that is made twice would lose its callback."""
-        if self._instruments is not None and self._instruments.source is self:
+        if self._instruments is not None:
             self.flush()
-            self._instruments.source = None
+        self._let_go()
 
     def before_fork(self) -> None:
         """Let other threads finish what they record: the child could never get a lock of the SDK that they hold."""
@@ -93,6 +112,10 @@ class MetricsEmitter:
         self._ledger.samples.clear()
 
     # Observable instruments
+
+    def _observe_as_stand_in(self, metric: Metric) -> Iterable[Observation]:
+        assert self._instruments is not None
+        return () if self._instruments.has_sdk() else self.observe(metric)
 
     def observe(self, metric: Metric) -> Iterable[Observation]:
         """The points of one observable instrument.
@@ -127,7 +150,10 @@ class MetricsEmitter:
             can_wait: leave them for later if a thread is about to fork.
         """
         samples = self._ledger.samples
-        if self._fuse.is_blown or self._instruments is None or not self._instruments.has_sdk():
+        instruments = self._instruments
+        if instruments is None or not instruments.has_sdk():
+            instruments = self._stand_ins
+        if self._fuse.is_blown or instruments is None:
             samples.clear()
             return
         me = threading.get_ident()
@@ -147,66 +173,78 @@ class MetricsEmitter:
                     sample = samples.popleft()
                 except IndexError:  # another thread is at it as well
                     break
-                self._record(sample)
+                self._record(sample, instruments.histograms)
         except Exception:
             self._fuse.blow()
         finally:
             self._flushing.discard(me)
 
-    def _record(self, sample: Any) -> None:
+    def _record(self, sample: Any, into: Histograms) -> None:
         if isinstance(sample, tuple):
             connection, idle_ns, use = sample
-            self._put(names.IDLE_TIME, idle_ns, connection, use, {names.OUTCOME: Outcome.REUSED.value})
+            self._put(into, names.IDLE_TIME, idle_ns, connection, use, _REUSED)
         elif isinstance(sample, Dropped):
             if sample.phase is DropPhase.CHECKOUT:
-                replaced = {names.OUTCOME: Outcome.REPLACED.value}
-                self._put(names.IDLE_TIME, sample.idle_ns, sample.connection, sample.use, replaced)
-                self._put(names.CLOSE_WAIT_TIME, sample.close_wait_ns, sample.connection, sample.use)
+                self._put(into, names.IDLE_TIME, sample.idle_ns, sample.connection, sample.use, _REPLACED)
+                self._put(into, names.CLOSE_WAIT_TIME, sample.close_wait_ns, sample.connection, sample.use)
         elif isinstance(sample, FinSeen):
-            self._put(names.REMOTE_CLOSE, sample.remote_close_ns, sample.connection, None)
+            self._put(into, names.REMOTE_CLOSE, sample.remote_close_ns, sample.connection, None)
         elif isinstance(sample, CheckedOut):
-            self._put(names.WAIT, sample.waited_ns, sample.pool, sample.use, {names.ERROR_TYPE: sample.error})
+            self._put(into, names.WAIT, sample.waited_ns, sample.pool, sample.use, (names.ERROR_TYPE, sample.error))
         elif isinstance(sample, SetUp):
-            self._record_setup(sample)
+            self._record_setup(sample, into)
         elif isinstance(sample, Closed):
-            version = {names.PROTOCOL_VERSION: sample.connection.version}
-            self._put(names.LIFE, sample.age_ns, sample.connection, None, version)
-            self._put(names.REQUESTS, sample.served, sample.connection, None)
+            version = (names.PROTOCOL_VERSION, sample.connection.version)
+            self._put(into, names.LIFE, sample.age_ns, sample.connection, None, version)
+            self._put(into, names.REQUESTS, sample.served, sample.connection, None)
 
-    def _record_setup(self, set_up: SetUp) -> None:
-        attributes = {names.SETUP_CAUSE: set_up.cause.value, names.ERROR_TYPE: set_up.error}
+    def _record_setup(self, set_up: SetUp, into: Histograms) -> None:
+        cause, error = (names.SETUP_CAUSE, set_up.cause.value), (names.ERROR_TYPE, set_up.error)
         took_ns = set_up.ended_at - set_up.started_at
-        self._put(names.SETUP, took_ns, set_up.connection, set_up.use, attributes)
+        self._put(into, names.SETUP, took_ns, set_up.connection, set_up.use, cause, error)
         for phase in set_up.phases:
-            attributes = {names.SETUP_PHASE: phase.name.value, names.ERROR_TYPE: phase.error}
+            name, error = (names.SETUP_PHASE, phase.name.value), (names.ERROR_TYPE, phase.error)
             took_ns = phase.ended_at - phase.started_at
-            self._put(names.PHASE, took_ns, set_up.connection, set_up.use, attributes)
+            self._put(into, names.PHASE, took_ns, set_up.connection, set_up.use, name, error)
 
     def _put(
         self,
+        into: Histograms,
         metric: Metric,
         value: int | None,
         of: ConnectionRecord | PoolRecord,
         use: Use,
-        attributes: Attributes | None = None,
+        *attributes: tuple[str, str | None],
     ) -> None:
-        assert self._instruments is not None
-        histogram = self._instruments.histograms.get(metric.name)
-        amount = seconds(value) if metric.unit == "s" else value
-        if amount is None or use is SUPPRESSED or histogram is None or not self._wants(metric):
+        histogram = into.get(metric.name)
+        if value is None or use is SUPPRESSED or histogram is None or not self._wants(metric):
             return
-        pool = of.pool if isinstance(of, ConnectionRecord) else of
-        assert pool.book is not None
-        every = {**_upstream_attributes(pool.book.upstream), **known(attributes or {})}
-        if self._settings.peer_address and isinstance(of, ConnectionRecord) and of.peer is not None:
-            every[names.PEER_ADDRESS] = of.peer[0]
+        amount = value / 1e9 if metric.unit == "s" else value
+        peer = None
+        if isinstance(of, ConnectionRecord):
+            if self._settings.peer_address and of.peer is not None:
+                peer = of.peer[0]
+            of = of.pool
+        assert of.book is not None
+        every = _point_attributes(of.book.upstream, peer, attributes)
         histogram.record(amount, every, _exemplar_context(use))
+
+
+_REUSED = (names.OUTCOME, Outcome.REUSED.value)
+_REPLACED = (names.OUTCOME, Outcome.REPLACED.value)
 
 
 @functools.lru_cache(maxsize=1024)
 def _upstream_attributes(upstream: Upstream) -> Attributes:
     overflow = True if upstream.address == OTHER else None
     return known({**upstream_attributes(upstream), names.METRIC_OVERFLOW: overflow})
+
+
+@functools.lru_cache(maxsize=1024)
+def _point_attributes(
+    upstream: Upstream, peer: str | None, attributes: tuple[tuple[str, str | None], ...]
+) -> Attributes:
+    return known({**_upstream_attributes(upstream), names.PEER_ADDRESS: peer, **dict(attributes)})
 
 
 # Not empty: in an empty context's place the SDK takes the current one, of whoever records.

@@ -11,6 +11,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 from . import _semconv as names
 from ._context import current_use
 from ._lifecycle import SUPPRESSED, DropPhase, Outcome, Upstream
+from ._providers import is_api_only
 from ._records import CheckedOut, ConnectionRecord, Dropped, SetUp
 from ._semconv import Attributes, known, seconds, upstream_attributes
 from ._settings import Settings
@@ -24,11 +25,18 @@ class SpanObserver:
     Args:
         settings: which spans, and how long a wait has to be.
         tracer_provider: the global one if ``None``, also one that is set later.
+        stand_in: as long as there is no global one.
     """
 
-    def __init__(self, settings: Settings, tracer_provider: TracerProvider | None) -> None:
+    def __init__(
+        self, settings: Settings, tracer_provider: TracerProvider | None, stand_in: TracerProvider | None = None
+    ) -> None:
         self._settings = settings
-        self._tracer = trace.get_tracer(names.SCOPE, __version__, tracer_provider, schema_url=names.SCHEMA_URL)
+        self._tracer, self._stand_in = (
+            trace.get_tracer(names.SCOPE, __version__, provider, schema_url=names.SCHEMA_URL)
+            for provider in (tracer_provider, stand_in)
+        )
+        self._has_stand_in = stand_in is not None
 
     def dropped(self, drop: Dropped) -> SpanContext | None:
         """The span of a drop; gives its SpanContext."""
@@ -39,7 +47,8 @@ class SpanObserver:
         # The request that lost a race is the last to have used the connection; the one before it left it behind.
         is_race = drop.phase is DropPhase.REQUEST
         last_used = connection.previously_used if is_race else connection.last_used
-        linked = {names.LAST_USED: last_used, names.OPENED: connection.opened_by}
+        uses = {names.LAST_USED: last_used, names.OPENED: connection.opened_by}
+        linked = {kind: used for kind, used in uses.items() if used is not None and used.is_valid}
         attributes: Attributes = {
             **upstream_attributes(upstream),
             **_ends(connection),
@@ -55,9 +64,8 @@ class SpanObserver:
             names.ERROR_TYPE: drop.error,
         }
         for kind, used in linked.items():
-            if used is not None:
-                attributes[names.LINKED_SPAN.format(kind=kind, part="trace_id")] = f"{used.trace_id:032x}"
-                attributes[names.LINKED_SPAN.format(kind=kind, part="span_id")] = f"{used.span_id:016x}"
+            attributes[names.LINKED_SPAN.format(kind=kind, part="trace_id")] = f"{used.trace_id:032x}"
+            attributes[names.LINKED_SPAN.format(kind=kind, part="span_id")] = f"{used.span_id:016x}"
         name = names.DROPPED_SPAN.format(upstream=_label(upstream))
         span = self._make(name, _on_the_wall(drop.started_at, drop.ended_at), attributes, _links(linked))
         span_context = span.get_span_context()
@@ -75,7 +83,8 @@ class SpanObserver:
             names.SETUP_CAUSE: set_up.cause.value,
         }
         # Within a request's span the drop lies beside the set-up, and needs no link.
-        links = () if _has_parent() else _links({names.REPLACES: connection.repairs})
+        repairs = connection.repairs
+        links = () if repairs is None or _has_parent() else _links({names.REPLACES: repairs})
         name = names.SETUP_SPAN.format(upstream=_label(upstream))
         times = _on_the_wall(set_up.started_at, set_up.ended_at)
         span = self._make(name, times, attributes, links, set_up.error)
@@ -114,7 +123,8 @@ class SpanObserver:
     ) -> trace.Span:
         if error is not None:
             attributes = {**attributes, names.ERROR_TYPE: error}
-        span = self._tracer.start_span(name, context, SpanKind.INTERNAL, known(attributes), links, times[0])
+        tracer = self._stand_in if self._has_stand_in and is_api_only(trace.get_tracer_provider()) else self._tracer
+        span = tracer.start_span(name, context, SpanKind.INTERNAL, known(attributes), links, times[0])
         if error is not None:
             span.set_status(Status(StatusCode.ERROR))
         span.end(times[1])
@@ -159,14 +169,10 @@ def _ends(connection: ConnectionRecord) -> Attributes:
     }
 
 
-def _links(linked: dict[str, SpanContext | None]) -> tuple[Link, ...]:
+def _links(linked: dict[str, SpanContext]) -> tuple[Link, ...]:
     parent = trace.get_current_span().get_span_context()
     # Jaeger keeps one reference to a span: a link equal to the parent would take the parent's place.
-    return tuple(
-        Link(used, {names.LINK_KIND: kind})
-        for kind, used in linked.items()
-        if used is not None and used.span_id != parent.span_id
-    )
+    return tuple(Link(used, {names.LINK_KIND: kind}) for kind, used in linked.items() if used.span_id != parent.span_id)
 
 
 def _phase(phase: Phase, connection: ConnectionRecord, upstream: Upstream, last: Phase) -> tuple[str, Attributes]:

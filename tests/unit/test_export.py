@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.programs import once, run
 
 pytestmark = once
@@ -52,9 +54,118 @@ use_it()
 assert trace.get_tracer_provider() is tracers and metrics.get_meter_provider() is meters
 """,
         OTEL_TRACES_EXPORTER="console",
+        OTEL_METRICS_EXPORTER="not_installed",  # and not asked for
+    )
+    assert told == ""
+
+
+def test_providers_that_the_application_sets_later_are_kept_and_get_what_comes_then() -> None:
+    told = run(
+        REQUEST
+        + """
+import logging
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+logging.basicConfig(stream=sys.stdout)  # a warning would be there
+tracer = trace.get_tracer("the application's, made early")
+pool_telemetry.install(export=True)
+use_it()
+spans, reader = InMemorySpanExporter(), InMemoryMetricReader()
+tracers, meters = TracerProvider(), MeterProvider([reader])
+tracers.add_span_processor(SimpleSpanProcessor(spans))
+trace.set_tracer_provider(tracers)
+metrics.set_meter_provider(meters)
+assert trace.get_tracer_provider() is tracers and metrics.get_meter_provider() is meters
+with tracer.start_as_current_span("request"):
+    use_it()
+(setup,) = [span for span in spans.get_finished_spans() if span.name.startswith("HTTP connection_setup")]
+(request,) = [span for span in spans.get_finished_spans() if span.name == "request"]
+assert setup.parent.span_id == request.context.span_id
+(data,) = reader.get_metrics_data().resource_metrics
+points = [
+    point
+    for scope in data.scope_metrics for metric in scope.metrics for point in metric.data.data_points
+    if metric.name == "urllib3.connection.setup.duration"
+]
+assert [point.count for point in points] == [1, 1], points  # the first was still in the buffer
+""",
+        OTEL_TRACES_EXPORTER="console",
+        OTEL_METRICS_EXPORTER="none",
+    )
+    assert told.count('"name": "HTTP connection_setup') == 1
+
+
+def test_our_own_metrics_end_where_those_of_the_application_begin() -> None:
+    told = run(
+        REQUEST
+        + """
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+pool_telemetry.install(export=True)
+metrics.set_meter_provider(MeterProvider([InMemoryMetricReader()]))
+use_it()
+""",
+        OTEL_TRACES_EXPORTER="none",
+        OTEL_METRICS_EXPORTER="console",
+    )
+    assert "urllib3.pool.checkouts" not in told
+
+
+def test_nothing_is_set_for_the_application() -> None:
+    told = run(
+        REQUEST
+        + """
+from opentelemetry import metrics, trace
+before = trace.get_tracer_provider(), metrics.get_meter_provider()
+pool_telemetry.install(export=True)
+assert (trace.get_tracer_provider(), metrics.get_meter_provider()) == before
+""",
+        OTEL_TRACES_EXPORTER="console",
         OTEL_METRICS_EXPORTER="console",
     )
     assert told == ""
+
+
+def test_installing_again_goes_on_with_the_same_exporters() -> None:
+    told = run(
+        REQUEST
+        + """
+for _ in range(2):
+    pool_telemetry.install(export=True)
+    use_it()
+    pool_telemetry.uninstall()
+    use_it()
+""",
+        OTEL_TRACES_EXPORTER="console",
+        OTEL_METRICS_EXPORTER="none",
+    )
+    assert told.count('"name": "HTTP connection_setup') == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol", "extra"),
+    [("otlp", "", "otlp"), ("otlp", "http/protobuf", "otlp"), ("otlp", "grpc", "otlp-grpc")],
+)
+def test_a_missing_otlp_exporter_names_the_extra_to_install(name: str, protocol: str, extra: str) -> None:
+    told = run(
+        """
+import importlib.metadata, pool_telemetry
+importlib.metadata.entry_points = lambda **_: ()  # whatever is installed here
+try:
+    pool_telemetry.install(export=True)
+except pool_telemetry.MissingExporterError as error:
+    print(error)
+""",
+        OTEL_TRACES_EXPORTER=name,
+        OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
+    )
+    assert f"install pool-telemetry[{extra}]," in told
 
 
 def test_a_missing_exporter_is_a_clear_error_and_nothing_has_been_set() -> None:

@@ -571,9 +571,12 @@ def test_a_pool_is_left_out_until_its_first_use_outside_suppression(
     assert metrics.value("http.client.open_connections") == 1
 
 
-def test_http_suppression_is_not_honoured(telemetry: Telemetry, server: Server) -> None:
+@pytest.mark.parametrize(
+    "key", ["suppress_http_instrumentation", otel_context._SUPPRESS_HTTP_INSTRUMENTATION_KEY], ids=["plain", "key"]
+)
+def test_http_suppression_is_not_honoured(telemetry: Telemetry, server: Server, key: str) -> None:
     telemetry.install()
-    with telemetry.tracer.start_as_current_span("request"), Within("suppress_http_instrumentation"):
+    with telemetry.tracer.start_as_current_span("request"), Within(key):
         manager().request("GET", f"{server.url}/ok")
     one(telemetry.named("HTTP connection_setup"))
     metrics = telemetry.collect()

@@ -1,0 +1,136 @@
+"""An OTLP/HTTP receiver: what a back end is sent, decoded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+Attributes = dict[str, Any]
+
+
+class Span(NamedTuple):
+    """A span that has arrived."""
+
+    scope: str
+    name: str
+    trace_id: bytes
+    span_id: bytes
+    parent_id: bytes
+    attributes: Attributes
+
+
+class Point(NamedTuple):
+    """A metric's point that has arrived; of a histogram, how many samples it holds."""
+
+    scope: str
+    name: str
+    value: float
+    attributes: Attributes
+
+
+class Receiver:
+    """Listens on loopback, a context manager.
+
+    Args:
+        is_keeping: whether a connection lives on after its answer; if not it is closed, without having said so.
+
+    Attributes:
+        connections: how many were accepted.
+        exports: the path of each request.
+        spans: all so far.
+        collections: the points of each export of metrics.
+    """
+
+    def __init__(self, is_keeping: bool = True) -> None:
+        self.is_keeping = is_keeping
+        self.connections = 0
+        self.exports: list[str] = []
+        self.spans: list[Span] = []
+        self.collections: list[list[Point]] = []
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Receiver:
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                with receiver._lock:
+                    receiver.connections += 1
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                with receiver._lock:
+                    receiver._take(self.path, body)
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                self.close_connection = not receiver.is_keeping
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = False  # so that closing waits for them
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._server.server_address[1])
+
+    def metrics(self, name: str, **wanted: Any) -> dict[str, float]:
+        """The last collection's points of a metric that have these attributes, by the attributes left, 0 left out."""
+        return {
+            ", ".join(str(value) for key, value in point.attributes.items() if key not in wanted): point.value
+            for point in self.collections[-1]
+            if point.name == name and point.value and wanted.items() <= point.attributes.items()
+        }
+
+    def _take(self, path: str, body: bytes) -> None:
+        self.exports.append(path)
+        if path == "/v1/traces":
+            self.spans += _spans(ExportTraceServiceRequest.FromString(body))
+        elif path == "/v1/metrics":
+            self.collections.append(list(_points(ExportMetricsServiceRequest.FromString(body))))
+
+
+def _spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
+    for resource in request.resource_spans:
+        for scope in resource.scope_spans:
+            for span in scope.spans:
+                yield Span(
+                    scope.scope.name,
+                    span.name,
+                    span.trace_id,
+                    span.span_id,
+                    span.parent_span_id,
+                    _attributes(span.attributes),
+                )
+
+
+def _points(request: ExportMetricsServiceRequest) -> Iterator[Point]:
+    for resource in request.resource_metrics:
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                for point in getattr(metric, str(metric.WhichOneof("data"))).data_points:
+                    value = point.count if hasattr(point, "count") else getattr(point, point.WhichOneof("value"))
+                    yield Point(scope.scope.name, metric.name, value, _attributes(point.attributes))
+
+
+def _attributes(pairs: Iterable[Any]) -> Attributes:
+    return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in pairs}

@@ -1,4 +1,4 @@
-"""What is compared: each variant can be switched on and off in a running process."""
+"""What is compared: each variant is switched on in a process of its own."""
 
 from __future__ import annotations
 
@@ -78,9 +78,6 @@ class Variant:
     def turn_on(self) -> None:
         """Put it in."""
 
-    def turn_off(self) -> None:
-        """Take it out."""
-
     def told(self) -> float | None:
         """How many requests it has told of so far, ``None`` if it tells nothing; empties its buffers."""
         return None
@@ -97,15 +94,10 @@ class Replaced(Variant):
     def __init__(self, wrap: Callable[[Any], Any], seams: tuple[tuple[Any, str], ...]) -> None:
         super().__init__()
         self._wrap, self._seams = wrap, seams
-        self._originals = [vars(owner)[name] for owner, name in seams]
 
     def turn_on(self) -> None:
-        for (owner, name), original in zip(self._seams, self._originals, strict=True):
-            setattr(owner, name, self._wrap(original))
-
-    def turn_off(self) -> None:
-        for (owner, name), original in zip(self._seams, self._originals, strict=True):
-            setattr(owner, name, original)
+        for owner, name in self._seams:
+            setattr(owner, name, self._wrap(vars(owner)[name]))
 
 
 def wrapt_noop(original: Any) -> Any:
@@ -133,9 +125,6 @@ class Ours(Variant):
     def turn_on(self) -> None:
         pool_telemetry.install(**self._settings)
 
-    def turn_off(self) -> None:
-        pool_telemetry.uninstall()
-
     def told(self) -> float | None:
         if self.sdk is not None:
             return self.sdk.value("urllib3.pool.checkouts")
@@ -155,9 +144,6 @@ class Instrumentor(Variant):
 
     def turn_on(self) -> None:
         self._instrumentor.instrument()
-
-    def turn_off(self) -> None:
-        self._instrumentor.uninstrument()
 
     def told(self) -> float | None:
         assert self.sdk is not None
@@ -185,10 +171,6 @@ class Datadog(Variant):
 
     def turn_on(self) -> None:
         self._ddtrace.patch(**{self._client: True})
-
-    def turn_off(self) -> None:
-        # unpatch() is there for each integration, and belongs to its internals.
-        importlib.import_module(f"ddtrace.contrib.internal.{self._client}.patch").unpatch()
 
     def told(self) -> float | None:
         return self._counted[0]
@@ -220,9 +202,13 @@ ALL: dict[str, Any] = {"metrics": "all", "spans": "all"}
 
 def rows() -> list[Row]:
     """Everything that ``make bench`` compares."""
+    from .floor import Floor  # which is made of what stands here
+
     three = SEAMS[:3]
     return [
         Row("urllib3", NOOP, lambda: Replaced(wrapt_noop, three)),
+        Row("urllib3", "2 no-op wrapt wrappers, 1 plain", lambda: Floor(is_bare=True)),
+        Row("urllib3", "the least that tells as much", lambda: Floor(is_bare=False)),
         Row("urllib3", METRICS, lambda: Ours(spans="off")),
         Row("urllib3", DEFAULT, Ours),
         # Each 256th request records what the buffer holds, and one of them is within each block.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 from opentelemetry import context as otel_context
@@ -22,12 +23,13 @@ _SPAN = propagation._SPAN_KEY
 
 
 def _reader() -> Callable[[], Context]:
-    # The API's get_current() without its two calls of Python functions; another runtime context may be set up by
-    # OTEL_PYTHON_CONTEXT.
+    # The API's get_current() without its two calls of Python functions. Both names are private to the API; and another
+    # runtime context may be set up by OTEL_PYTHON_CONTEXT.
     runtime = getattr(otel_context, "_RUNTIME_CONTEXT", None)
-    if type(runtime) is not ContextVarsRuntimeContext:
+    variable: ContextVar[Context] | None = getattr(runtime, "_current_context", None)
+    if type(runtime) is not ContextVarsRuntimeContext or not isinstance(variable, ContextVar):
         return otel_context.get_current
-    return runtime._current_context.get
+    return variable.get
 
 
 _get_current = _reader()

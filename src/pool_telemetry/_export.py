@@ -10,16 +10,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
+from opentelemetry.metrics import get_meter_provider
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import (
+    MetricExporter,
+    MetricExportResult,
+    MetricReader,
+    PeriodicExportingMetricReader,
+)
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from ._errors import MissingExporterError
+from ._providers import is_unset
 
 # The protocols of OTEL_EXPORTER_OTLP_PROTOCOL, as the entry points of exporters have them.
 _PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
@@ -37,47 +43,65 @@ def check_exporters(*, traces: bool = True, metrics: bool = True) -> None:
             _exporters(signal)
 
 
-@cache
+# One of each for the whole process.
+_made: dict[str, Any] = {}
+
+
 def tracer_provider() -> TracerProvider | None:
     """The process's own tracer provider, ``None`` if nothing exports traces; it is flushed at exit.
 
     Raises:
         MissingExporterError: the package of an exporter is not installed.
     """
-    exporters = _exporters("traces")
-    if not exporters:
-        return None
-    provider = TracerProvider()
-    for make in exporters:
-        provider.add_span_processor(BatchSpanProcessor(make()))
-    return provider
+    exporters = [] if "traces" in _made else [make() for make in _exporters("traces")]
+    if exporters:
+        _made["traces"] = provider = TracerProvider()
+        for exporter in exporters:
+            provider.add_span_processor(BatchSpanProcessor(exporter))
+    return _made.get("traces")
 
 
-@cache
 def meter_provider() -> MeterProvider | None:
     """The process's own meter provider, ``None`` if nothing exports metrics; it is flushed at exit.
 
     Raises:
         MissingExporterError: the package of an exporter is not installed.
     """
-    made = [make() for make in _exporters("metrics")]
-    # An exporter that is asked, as Prometheus asks, is a reader already.
-    readers = [each if isinstance(each, MetricReader) else PeriodicExportingMetricReader(each) for each in made]
-    return MeterProvider(readers) if readers else None
+    made = [] if "metrics" in _made else [make() for make in _exporters("metrics")]
+    if made:
+        # An exporter that is asked, as Prometheus asks, is a reader already.
+        _made["metrics"] = MeterProvider([each if isinstance(each, MetricReader) else _pushing(each) for each in made])
+    return _made.get("metrics")
+
+
+def _pushing(exporter: MetricExporter) -> PeriodicExportingMetricReader:
+    # Once the application has a provider, which may well export to the same back end: histograms that went on here at
+    # the values they had would get in the way of its own.
+    export = exporter.export
+
+    def export_while_alone(*args: Any, **kwargs: Any) -> MetricExportResult:
+        return export(*args, **kwargs) if is_unset(get_meter_provider()) else MetricExportResult.SUCCESS
+
+    exporter.export = export_while_alone  # type: ignore[method-assign]  # a class around it would be ten methods long
+    return PeriodicExportingMetricReader(exporter)
 
 
 def _exporters(signal: str) -> list[Callable[[], Any]]:
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return []
     names = os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "").split(",")
     named = [name.strip() for name in names if name.strip()] or ["otlp"]
-    return [_exporter(signal, name) for name in named if name != "none"]
+    return [_exporter(signal, name) for name in named if name.lower() != "none"]
 
 
 def _exporter(signal: str, name: str) -> Callable[[], Any]:
     if name == "otlp":
         variables = f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"
         # An empty variable is one that is not set: so says OpenTelemetry's specification.
-        protocol = next(filter(None, map(os.environ.get, variables)), "http/protobuf")
-        name = _PROTOCOLS.get(protocol, protocol)
+        protocol = next(filter(None, (os.environ.get(variable, "").strip() for variable in variables)), "http/protobuf")
+        if protocol not in _PROTOCOLS:
+            raise MissingExporterError(f"{variables[1]} is {protocol!r}: there is {' and '.join(_PROTOCOLS)}")
+        name = _PROTOCOLS[protocol]
     entry_point = next(iter(entry_points(group=f"opentelemetry_{signal}_exporter", name=name)), None)
     cause: Exception | None = None
     if entry_point is not None:

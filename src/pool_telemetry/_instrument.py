@@ -6,7 +6,7 @@ import functools
 import os
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ._settings import Settings
 
@@ -61,7 +61,7 @@ def install(
 
     Raises:
         TypeError: an unknown setting, or a value of the wrong type.
-        ValueError: a value that is not allowed.
+        ValueError: a value that is not allowed; with ``export``, also of an ``OTEL_*`` variable.
         UnsupportedUrllib3Error: a urllib3 whose pool is not known, urllib3-future for one.
         MissingExporterError: ``export`` is on, and the package of the exporter is not installed.
     """
@@ -114,7 +114,7 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
     from ._metrics import MetricsEmitter
     from ._spans import SpanObserver
 
-    own = _own_providers(settings, tracer_provider, meter_provider)
+    own_tracers, own_meters = _own_providers(settings, tracer_provider, meter_provider)
     if _ledger is None:
         _ledger = Ledger(_urllib3.pooled, _urllib3.is_closed, monotonic_ns)
         if hasattr(os, "register_at_fork"):
@@ -124,7 +124,7 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
     _ledger.max_upstreams = settings.max_upstreams
     _ledger.by_peer = settings.peer_address
     emitter = MetricsEmitter(settings, _ledger) if settings.metrics != "off" else None
-    observer = SpanObserver(settings, tracer_provider, own.tracers) if settings.spans != "off" else None
+    observer = SpanObserver(settings, tracer_provider, own_tracers) if settings.spans != "off" else None
     hooks = Hooks(
         _ledger,
         settings,
@@ -136,7 +136,7 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
     try:
         hooks.put_in()
         if emitter is not None:
-            emitter.start(meter_provider, own.meters)
+            emitter.start(meter_provider, own_meters)
     except BaseException:
         hooks.take_out()
         _ledger.detach()
@@ -144,29 +144,22 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
     _hooks, _emitter = hooks, emitter
 
 
-class _Own(NamedTuple):
+def _own_providers(
+    settings: Settings, tracers: TracerProvider | None, meters: MeterProvider | None
+) -> tuple[TracerProvider | None, MeterProvider | None]:
     """The providers that ``export`` asks for, where there are no others."""
-
-    tracers: TracerProvider | None = None
-    meters: MeterProvider | None = None
-
-
-def _own_providers(settings: Settings, tracers: TracerProvider | None, meters: MeterProvider | None) -> _Own:
     if not settings.export:
-        return _Own()
+        return None, None
     from opentelemetry import metrics, trace
 
     from . import _export
-    from ._providers import is_api_only
+    from ._providers import is_unset
 
-    wants_spans = settings.spans != "off" and tracers is None and is_api_only(trace.get_tracer_provider())
-    wants_metrics = settings.metrics != "off" and meters is None and is_api_only(metrics.get_meter_provider())
+    wants_spans = settings.spans != "off" and tracers is None and is_unset(trace.get_tracer_provider())
+    wants_metrics = settings.metrics != "off" and meters is None and is_unset(metrics.get_meter_provider())
     # Both before anything is made, so that nothing is half set up.
     _export.check_exporters(traces=wants_spans, metrics=wants_metrics)
-    return _Own(
-        _export.tracer_provider() if wants_spans else None,
-        _export.meter_provider() if wants_metrics else None,
-    )
+    return _export.tracer_provider() if wants_spans else None, _export.meter_provider() if wants_metrics else None
 
 
 def _before_fork() -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from opentelemetry.context import Context
 from opentelemetry.metrics import Histogram, MeterProvider, Observation
 from opentelemetry.trace import propagation
@@ -21,6 +21,7 @@ from ._faults import Fuse
 from ._instruments import Instruments, Source
 from ._ledger import Ledger
 from ._lifecycle import OTHER, SUPPRESSED, DropPhase, Outcome, Upstream, Use
+from ._providers import is_unset
 from ._reading import Reading
 from ._records import CheckedOut, Closed, ConnectionRecord, Dropped, FinSeen, PoolRecord, SetUp
 from ._semconv import Attributes, Metric, known, seconds, upstream_attributes
@@ -73,7 +74,7 @@ class MetricsEmitter:
     def _let_go(self) -> None:
         for instruments in (self._instruments, self._stand_ins):
             # Of another emitter, if install() has given the provider a new one meanwhile.
-            if instruments is not None and getattr(instruments.source, "__self__", None) is self:
+            if instruments is not None and instruments.source in (self.observe, self._observe_as_stand_in):
                 instruments.source = None
 
     def fall_silent(self) -> None:
@@ -86,6 +87,16 @@ class MetricsEmitter:
         if self._instruments is not None:
             self.flush()
         self._let_go()
+        if self._stand_ins is not None and not self._reading_fuse.is_blown:
+            # It exports once more when the program ends, and would not have the totals of the time since the last one.
+            try:
+                totals, _ = self._ledger.read()
+            except Exception:
+                self._reading_fuse.blow()
+                return
+            self._stand_ins.source = lambda metric: (
+                _observations(metric, totals) if metric.kind == "counter" and self._wants(metric) else ()
+            )
 
     def before_fork(self) -> None:
         """Let other threads finish what they record: the child could never get a lock of the SDK that they hold."""
@@ -114,8 +125,7 @@ class MetricsEmitter:
     # Observable instruments
 
     def _observe_as_stand_in(self, metric: Metric) -> Iterable[Observation]:
-        assert self._instruments is not None
-        return () if self._instruments.has_sdk() else self.observe(metric)
+        return self.observe(metric) if is_unset(metrics.get_meter_provider()) else ()
 
     def observe(self, metric: Metric) -> Iterable[Observation]:
         """The points of one observable instrument.
@@ -134,12 +144,7 @@ class MetricsEmitter:
                 self._reading_fuse.blow()
                 return []
         self._served.add(metric.name)
-        points = _POINTS[metric]
-        return [
-            Observation(value, {**_upstream_attributes(reading.upstream), **known(attributes)})
-            for reading in self._readings
-            for attributes, value in points(reading)
-        ]
+        return _observations(metric, self._readings)
 
     # Histograms
 
@@ -150,10 +155,10 @@ class MetricsEmitter:
             can_wait: leave them for later if a thread is about to fork.
         """
         samples = self._ledger.samples
-        instruments = self._instruments
-        if instruments is None or not instruments.has_sdk():
-            instruments = self._stand_ins
-        if self._fuse.is_blown or instruments is None:
+        instruments = self._stand_ins
+        if instruments is None or not is_unset(metrics.get_meter_provider()):
+            instruments = self._instruments
+        if self._fuse.is_blown or instruments is None or not instruments.has_sdk():
             samples.clear()
             return
         me = threading.get_ident()
@@ -230,6 +235,15 @@ class MetricsEmitter:
         histogram.record(amount, every, _exemplar_context(use))
 
 
+def _observations(metric: Metric, readings: list[Reading]) -> list[Observation]:
+    points = _POINTS[metric]
+    return [
+        Observation(value, {**_upstream_attributes(reading.upstream), **known(attributes)})
+        for reading in readings
+        for attributes, value in points(reading)
+    ]
+
+
 _REUSED = (names.OUTCOME, Outcome.REUSED.value)
 _REPLACED = (names.OUTCOME, Outcome.REPLACED.value)
 
@@ -253,7 +267,9 @@ _NO_SPAN = Context({propagation._SPAN_KEY: trace.INVALID_SPAN})
 
 def _exemplar_context(use: Use) -> Context:
     # The sample is recorded later, by another thread or request: its exemplar must lead to the request's own trace.
-    return _NO_SPAN if use is None else Context({propagation._SPAN_KEY: trace.NonRecordingSpan(use)})
+    return (
+        _NO_SPAN if use is None or not use.is_valid else Context({propagation._SPAN_KEY: trace.NonRecordingSpan(use)})
+    )
 
 
 # The points of each observable instrument: attributes beside the upstream's, and the value.

@@ -10,8 +10,9 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 
 from . import _semconv as names
 from ._context import current_use
+from ._faults import let_signals_pass
 from ._lifecycle import SUPPRESSED, DropPhase, Outcome, Upstream
-from ._providers import is_api_only
+from ._providers import is_unset
 from ._records import CheckedOut, ConnectionRecord, Dropped, SetUp
 from ._semconv import Attributes, known, seconds, upstream_attributes
 from ._settings import Settings
@@ -32,11 +33,8 @@ class SpanObserver:
         self, settings: Settings, tracer_provider: TracerProvider | None, stand_in: TracerProvider | None = None
     ) -> None:
         self._settings = settings
-        self._tracer, self._stand_in = (
-            trace.get_tracer(names.SCOPE, __version__, provider, schema_url=names.SCHEMA_URL)
-            for provider in (tracer_provider, stand_in)
-        )
-        self._has_stand_in = stand_in is not None
+        self._tracer = _tracer_of(tracer_provider)
+        self._stand_in = None if stand_in is None else _tracer_of(stand_in)
 
     def dropped(self, drop: Dropped) -> SpanContext | None:
         """The span of a drop; gives its SpanContext."""
@@ -123,12 +121,16 @@ class SpanObserver:
     ) -> trace.Span:
         if error is not None:
             attributes = {**attributes, names.ERROR_TYPE: error}
-        tracer = self._stand_in if self._has_stand_in and is_api_only(trace.get_tracer_provider()) else self._tracer
+        tracer = self._stand_in if self._stand_in and is_unset(trace.get_tracer_provider()) else self._tracer
         span = tracer.start_span(name, context, SpanKind.INTERNAL, known(attributes), links, times[0])
         if error is not None:
             span.set_status(Status(StatusCode.ERROR))
         span.end(times[1])
         return span
+
+
+def _tracer_of(provider: TracerProvider | None) -> trace.Tracer:
+    return trace.get_tracer(names.SCOPE, __version__, provider, schema_url=names.SCHEMA_URL)
 
 
 def _on_the_wall(started_at: int, ended_at: int) -> tuple[int, int]:
@@ -140,15 +142,23 @@ def _on_the_wall(started_at: int, ended_at: int) -> tuple[int, int]:
 def _is_wanted() -> bool:
     if current_use() is SUPPRESSED:
         return False
-    span = trace.get_current_span()
-    span_context = span.get_span_context()
+    span, span_context = _current()
     # Valid, yet neither recording nor sampled: the trace was sampled out. A remote parent does not record either, but
     # its flags say that it is sampled.
     return not span_context.is_valid or span.is_recording() or span_context.trace_flags.sampled
 
 
 def _has_parent() -> bool:
-    return trace.get_current_span().get_span_context().is_valid
+    return _current()[1].is_valid
+
+
+def _current() -> tuple[trace.Span, SpanContext]:
+    span = trace.get_current_span()
+    try:
+        return span, span.get_span_context()
+    except Exception:  # the application's own kind of span, and its own fault
+        let_signals_pass()
+        return trace.INVALID_SPAN, trace.INVALID_SPAN_CONTEXT
 
 
 def _upstream(connection: ConnectionRecord) -> Upstream:
@@ -170,7 +180,7 @@ def _ends(connection: ConnectionRecord) -> Attributes:
 
 
 def _links(linked: dict[str, SpanContext]) -> tuple[Link, ...]:
-    parent = trace.get_current_span().get_span_context()
+    _, parent = _current()
     # Jaeger keeps one reference to a span: a link equal to the parent would take the parent's place.
     return tuple(Link(used, {names.LINK_KIND: kind}) for kind, used in linked.items() if used.span_id != parent.span_id)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.programs import once, run
@@ -101,20 +103,105 @@ assert [point.count for point in points] == [1, 1], points  # the first was stil
 
 
 def test_our_own_metrics_end_where_those_of_the_application_begin() -> None:
+    """The histograms too, whose values the SDK remembers: exported on, they would contradict the application's own."""
     told = run(
         REQUEST
         + """
 from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from pool_telemetry import _export
 pool_telemetry.install(export=True)
+use_it()
+_export.meter_provider().force_flush()
+print("ours until here")
 metrics.set_meter_provider(MeterProvider([InMemoryMetricReader()]))
 use_it()
 """,
         OTEL_TRACES_EXPORTER="none",
         OTEL_METRICS_EXPORTER="console",
     )
-    assert "urllib3.pool.checkouts" not in told
+    ours, _, later = told.partition("ours until here")
+    assert "urllib3.connection.setup.duration" in ours
+    assert later.strip() == ""
+
+
+def test_what_does_nothing_is_a_provider_of_the_application_s_as_well() -> None:
+    told = run(
+        REQUEST
+        + """
+from opentelemetry import metrics, trace
+trace.set_tracer_provider(trace.NoOpTracerProvider())
+pool_telemetry.install(export=True)
+metrics.set_meter_provider(metrics.NoOpMeterProvider())
+use_it()
+""",
+        OTEL_TRACES_EXPORTER="console",
+        OTEL_METRICS_EXPORTER="console",
+    )
+    assert told == ""
+
+
+def test_the_totals_are_exported_at_the_end_although_it_was_uninstalled_before() -> None:
+    told = run(
+        REQUEST
+        + """
+pool_telemetry.install(export=True)
+use_it()
+pool_telemetry.uninstall()
+use_it()
+""",
+        OTEL_TRACES_EXPORTER="none",
+        OTEL_METRICS_EXPORTER="console",
+    )
+    (exported,) = json.loads(f"[{told}]")
+    metrics = {
+        metric["name"]: metric["data"]["data_points"]
+        for metric in exported["resource_metrics"][0]["scope_metrics"][0]["metrics"]
+    }
+    assert sum(point["value"] for point in metrics["urllib3.pool.checkouts"]) == 1
+    assert sum(point["value"] for point in metrics["urllib3.pool.opened_connections"]) == 1
+    assert sum(point["count"] for point in metrics["urllib3.connection.setup.duration"]) == 1
+
+
+def test_an_sdk_that_is_disabled_asks_for_no_exporter() -> None:
+    told = run(
+        REQUEST + "pool_telemetry.install(export=True)\nuse_it()\n",
+        OTEL_SDK_DISABLED="true",
+        OTEL_TRACES_EXPORTER="not_installed",
+    )
+    assert told == ""
+
+
+def test_exporters_that_are_named_later_are_found_at_the_next_install() -> None:
+    told = run(
+        REQUEST
+        + """
+import os
+pool_telemetry.install(export=True)
+pool_telemetry.uninstall()
+os.environ["OTEL_TRACES_EXPORTER"] = "console"
+pool_telemetry.install(export=True)
+use_it()
+""",
+        OTEL_TRACES_EXPORTER="NONE",
+        OTEL_METRICS_EXPORTER="none",
+    )
+    assert told.count('"name": "HTTP connection_setup') == 1
+
+
+def test_an_unknown_protocol_is_named_with_those_that_there_are() -> None:
+    told = run(
+        """
+import pool_telemetry
+try:
+    pool_telemetry.install(export=True)
+except pool_telemetry.MissingExporterError as error:
+    print(error)
+""",
+        OTEL_EXPORTER_OTLP_PROTOCOL="http/json",
+    )
+    assert told.strip() == "OTEL_EXPORTER_OTLP_PROTOCOL is 'http/json': there is http/protobuf and grpc"
 
 
 def test_nothing_is_set_for_the_application() -> None:
@@ -150,7 +237,7 @@ for _ in range(2):
 
 @pytest.mark.parametrize(
     ("name", "protocol", "extra"),
-    [("otlp", "", "otlp"), ("otlp", "http/protobuf", "otlp"), ("otlp", "grpc", "otlp-grpc")],
+    [("otlp", "", "otlp"), ("otlp", " http/protobuf ", "otlp"), ("otlp", "grpc", "otlp-grpc")],
 )
 def test_a_missing_otlp_exporter_names_the_extra_to_install(name: str, protocol: str, extra: str) -> None:
     told = run(

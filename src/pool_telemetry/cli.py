@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from ._errors import MissingExporterError
-from ._settings import ENVIRONMENT_PREFIX, METRICS, SPANS
+from ._settings import ENVIRONMENT_PREFIX, METRICS, SPANS, Settings
 from ._version import __version__
 
 HOOK = str(Path(__file__).resolve().parent / "_startup")
+_CHOICES = {"spans": SPANS, "metrics": METRICS}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -28,17 +29,21 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Do what the command line says; ``sys.argv`` if no arguments are given."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     parser, run_parser = _parsers()
-    options = parser.parse_args(arguments)
-    if options.command == "hook":
+    # What follows `run` is not argparse's to judge: it has not the rules by which Python reads it.
+    end = words.index("run") + 1 if "run" in words else len(words)
+    if parser.parse_args(words[:end]).command == "hook":
         print(HOOK)
         sys.exit()
-    program = _program(options)
+    own, program = _split(words[end:])
+    options = run_parser.parse_args(own)
     if not program:
         run_parser.error("no program is given")
-    if options.export:
-        _check_exporters(run_parser)
-    _execute([sys.executable, *program], environment(os.environ, _settings(options)))
+    environ = environment(os.environ, _given(options))
+    if options.export:  # and not where the environment asks for it, which must not keep a program from starting
+        _check_exporters(run_parser, Settings.resolve({}, environ))
+    _execute([sys.executable, *program], environ)
 
 
 def environment(environ: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, str]:
@@ -52,12 +57,10 @@ def environment(environ: Mapping[str, str], settings: Mapping[str, str]) -> dict
     if _is_coerced(environ):
         del found["LC_CTYPE"]
     found.update({ENVIRONMENT_PREFIX + name.upper(): value for name, value in settings.items()})
-    # An empty PYTHONPATH is none, but an empty entry in it is the current directory.
+    # An empty PYTHONPATH is none, but an empty entry in it is the current directory. The hook may be there already, but
+    # behind another sitecustomize; twice does no harm.
     path = environ.get("PYTHONPATH")
-    if not path:
-        found["PYTHONPATH"] = HOOK
-    elif HOOK not in path.split(os.pathsep):
-        found["PYTHONPATH"] = HOOK + os.pathsep + path
+    found["PYTHONPATH"] = HOOK + os.pathsep + path if path else HOOK
     return found
 
 
@@ -80,18 +83,14 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
         "run",
         help="run a Python program, and its children, with their connection pools watched",
         description="Run a program as python would, with its connection pools watched, and those of its children.",
-        usage="pool-telemetry run [OPTIONS] (FILE | -m MODULE | -c CODE | -) [ARGUMENTS]",
-        epilog="Options of this command come before the program; all that follows is the program's own. "
+        usage="pool-telemetry run [OPTIONS] [PYTHON'S OPTIONS] (FILE | -m MODULE | -c CODE | -) [ARGUMENTS]",
+        epilog="Options of this command come first; all the rest is given to Python as it is. "
         f"All settings can be given in the environment too, as {ENVIRONMENT_PREFIX}...",
         allow_abbrev=False,
     )
     run.add_argument("--export", action="store_true", help="export as the OTEL_* variables say")
-    run.add_argument("--spans", choices=SPANS, help="default: notable")
-    run.add_argument("--metrics", choices=METRICS, help="default: core")
-    # What takes all the rest leaves nothing to this parser, whatever it looks like.
-    run.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="run a module", metavar="MODULE ...")
-    run.add_argument("-c", dest="code", nargs=argparse.REMAINDER, help="run code", metavar="CODE ...")
-    run.add_argument("file", nargs=argparse.REMAINDER, help="run a file; - is the standard input", metavar="FILE ...")
+    for name, allowed in _CHOICES.items():
+        run.add_argument(f"--{name}", choices=allowed, help=f"default: {getattr(Settings, name)}")
 
     commands.add_parser(
         "hook",
@@ -103,23 +102,24 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     return parser, run
 
 
-def _program(options: argparse.Namespace) -> list[str]:
-    for flag, words in (("-m", options.module), ("-c", options.code)):
-        if words:
-            return [flag, *words, *options.file]
-    return list(options.file)
+def _split(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """The options of ``run``, and what is for Python."""
+    end = 0
+    while end < len(words) and (words[end] == "-h" or (words[end].startswith("--") and words[end] != "--")):
+        end += 2 if words[end].removeprefix("--") in _CHOICES else 1
+    return words[:end], words[end:]
 
 
-def _settings(options: argparse.Namespace) -> dict[str, str]:
+def _given(options: argparse.Namespace) -> dict[str, str]:
     given = {"spans": options.spans, "metrics": options.metrics, "export": "true" if options.export else None}
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _check_exporters(parser: argparse.ArgumentParser) -> None:
+def _check_exporters(parser: argparse.ArgumentParser, settings: Settings) -> None:
     from ._export import check_exporters  # the SDK takes its time
 
     try:
-        check_exporters()
+        check_exporters(traces=settings.spans != "off", metrics=settings.metrics != "off")
     except MissingExporterError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 

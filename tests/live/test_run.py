@@ -151,6 +151,12 @@ CASES = {
     "package": Case(["-m", "package", "-x"], shows="__main__ package"),
     "missing module": Case(["-m", "not_there"], 1, "No module named"),
     "module by runpy": Case(["-m", "package.not_there"], 1, "No module named"),
+    "module in one word": Case(["-mjson.tool", "--help"], shows="json.tool"),
+    "code in one word": Case(["-cimport sys; print(sys.argv)", "--export", "--spans", "all"], shows="'--spans', 'all'"),
+    "Python's options": Case(["-W", "ignore", "-uXdev", "surroundings.py", "--export"], shows="dev_mode=True"),
+    "end of Python's options": Case(["--", "surroundings.py", "--", "-m"], shows="surroundings"),
+    "module without a name": Case(["-m"], 2, "Argument expected for the -m option"),
+    "unknown option of Python's": Case(["-Z", "surroundings.py"], 2, "Unknown option: -Z"),
     "code": Case(["-c", "import sys; print(sys.argv, sys.path, __name__)", "-x", "--", "y"], shows="'-x', '--'"),
     "code that raises": Case(["-c", "1 / 0"], 1, "ZeroDivisionError"),
     "standard input": Case(
@@ -205,6 +211,20 @@ def test_a_sitecustomize_that_fails_says_the_same(folder: Path, path: str) -> No
     assert outcome_of([*PYTHON, *program], folder, hooked(env)) == expected
     # The command is a Python program itself, which has the same sitecustomize.
     assert outcome_of([*RUN, *program], folder, env) == expected._replace(err=expected.err * 2)
+
+
+def test_the_hook_comes_first_and_once_however_often_it_is_there(folder: Path) -> None:
+    program = [
+        "-c",
+        f"import sys; print(sys.customized, sys.path); {TWO_POOLS}; print('pool_telemetry' in sys.modules)",
+    ]
+    expected = outcome_of([*PYTHON, *program], folder, surroundings(PYTHONPATH="user"))
+    assert (expected.code, expected.out.splitlines()[-1]) == (0, b"False")
+    watched = expected._replace(out=expected.out.replace(b"False", b"True"))
+    behind = surroundings(PYTHONPATH=f"user{os.pathsep}{cli.HOOK}")
+    again = ["-m", "pool_telemetry", "run"]
+    for command in (RUN, [*RUN, *again], [*RUN, *again, *again]):
+        assert outcome_of([*command, *program], folder, behind) == watched
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="missing: signals")
@@ -460,6 +480,107 @@ pool_telemetry.install = install
 print(urllib3.HTTPConnectionPool("a").host, pool_telemetry._instrument._hooks is not None)
 """
     assert outcome_of([*RUN, "-c", program], tmp_path, surroundings()) == (0, b"b\na True\n", b"")
+
+
+@pytest.mark.parametrize(
+    "stub",
+    [
+        "Raising('urllib3.connectionpool')",
+        "MagicMock()",
+        "Mock(spec=sys, HTTPConnectionPool=MagicMock())",
+        "SimpleNamespace(HTTPConnectionPool=MagicMock())",
+        "Full('urllib3.connectionpool', MagicMock())",
+        "Full('urllib3.connectionpool', type('HTTPConnectionPool', (), {}))",
+        "Full('urllib3.connectionpool', Full)",
+    ],
+)
+def test_a_stub_of_urllib3_is_no_matter_to_other_imports(tmp_path: Path, stub: str) -> None:
+    program = f"""
+import sys
+from types import ModuleType, SimpleNamespace
+from unittest.mock import MagicMock, Mock
+
+class Raising(ModuleType):
+    def __getattr__(self, name):
+        raise RuntimeError("not to be used")
+
+class Full(ModuleType):
+    def __init__(self, name, pool):
+        super().__init__(name)
+        self.HTTPConnectionPool = pool
+
+sys.modules["urllib3.connectionpool"] = {stub}
+import colorsys
+print("pool_telemetry" in sys.modules)
+"""
+    assert outcome_of([*RUN, "-c", program], tmp_path, surroundings()) == (0, b"False\n", b"")
+
+
+def test_a_lazy_urllib3_is_not_loaded_by_other_imports_and_is_watched_in_the_end(tmp_path: Path) -> None:
+    program = """
+import importlib.util, sys, urllib3
+del sys.modules["urllib3.connectionpool"]
+spec = importlib.util.find_spec("urllib3.connectionpool")
+spec.loader = importlib.util.LazyLoader(spec.loader)
+lazy = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(lazy)
+import colorsys
+print("HTTPConnectionPool" in object.__getattribute__(lazy, "__dict__"))
+pool = lazy.HTTPConnectionPool
+import sched
+print(pool("a").host)
+print(sys.modules["pool_telemetry"]._instrument._hooks is not None)
+"""
+    assert outcome_of([*RUN, "-c", program], tmp_path, surroundings()) == (0, b"False\na\nTrue\n", b"")
+
+
+def test_a_urllib3_that_is_imported_anew_is_watched(tmp_path: Path) -> None:
+    program = f"""
+import sys, urllib3
+for name in [name for name in sys.modules if name.partition(".")[0] == "urllib3"]:
+    del sys.modules[name]
+{TWO_POOLS}
+print(sys.modules['pool_telemetry']._instrument._hooks is not None, type(urllib3.HTTPConnectionPool.__init__).__name__)
+"""
+    outcome = outcome_of([*RUN, "-c", program], tmp_path, surroundings())
+    assert outcome == (0, b"['a', 'b']\nTrue function\n", b"")
+
+
+def test_after_the_first_pool_a_program_can_take_it_out_for_good(tmp_path: Path) -> None:
+    program = f"""
+import sys
+{TWO_POOLS}
+sys.modules["pool_telemetry"].uninstall()
+for name in [name for name in sys.modules if name.partition(".")[0] == "urllib3"]:
+    del sys.modules[name]
+{TWO_POOLS}
+print(sys.modules["pool_telemetry"]._instrument._hooks)
+"""
+    expected = (0, b"['a', 'b']\n['a', 'b']\nNone\n", b"")
+    assert outcome_of([*RUN, "-c", program], tmp_path, surroundings()) == expected
+
+
+def test_an_interrupt_in_the_course_of_installing_leaves_it_to_the_next_pool(tmp_path: Path) -> None:
+    program = f"""
+import sys, urllib3
+
+class Interrupting:
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name == "pool_telemetry._spans":
+            sys.meta_path.remove(cls)
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupting)
+try:
+    urllib3.HTTPConnectionPool("a")
+except KeyboardInterrupt:
+    print("interrupted")
+{TWO_POOLS}
+print(sys.modules["pool_telemetry"]._instrument._hooks is not None)
+"""
+    outcome = outcome_of([*RUN, "-c", program], tmp_path, surroundings())
+    assert outcome == (0, b"interrupted\n['a', 'b']\nTrue\n", b"")
 
 
 def test_another_python_without_the_package_is_left_alone(tmp_path: Path) -> None:

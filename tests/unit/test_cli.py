@@ -45,10 +45,22 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         ["-m", "module", "-m", "--spans", "x", "--", "--version"],
         ["-c", "print()"],
         ["-c", "-1", "-c", "--", "--export"],
+        ["-mmodule", "--spans", "all"],
+        ["-mmodule", "--help"],
+        ["-cprint()", "--export", "-h"],
+        ["-u", "app.py", "--metrics", "off"],
+        ["-W", "ignore", "-Xdev", "-m", "module", "--export"],
+        ["-uc", "print()", "run", "--spans=all"],
+        ["--", "app.py", "--export"],
+        ["run", "--export"],
+        ["-m"],
+        ["-x"],
     ],
     ids=" ".join,
 )
-def test_all_that_follows_the_program_is_its_own(executed: list[Any], program: list[str]) -> None:
+def test_from_the_first_word_that_is_no_option_of_its_own_all_is_for_python(
+    executed: list[Any], program: list[str]
+) -> None:
     with pytest.raises(Executed):
         cli.main(["run", *program])
     assert executed == [[sys.executable, *program], {}]
@@ -79,10 +91,14 @@ def test_an_option_comes_before_the_environment(executed: list[Any], monkeypatch
         (["walk"], "'walk'"),
         (["run"], "no program is given"),
         (["run", "--export"], "no program is given"),
-        (["run", "-m"], "no program is given"),
-        (["run", "--span", "off", "app.py"], "--span"),
+        (["run", "--spans", "off"], "no program is given"),
+        (["run", "--spans"], "pool-telemetry run: argument --spans: expected one argument"),
+        (["run", "--spans", "--export", "app.py"], "pool-telemetry run: argument --spans: expected one argument"),
+        (["run", "--span", "off", "app.py"], "pool-telemetry run: unrecognized arguments: --span "),
         (["run", "--spans", "some", "app.py"], "'some'"),
-        (["run", "-x", "app.py"], "-x"),
+        (["run", "--export=yes", "app.py"], "'yes'"),
+        (["run", "--version", "app.py"], "pool-telemetry run: unrecognized arguments: --version "),
+        (["--export", "run", "app.py"], "pool-telemetry: unrecognized arguments: --export "),
         (["hook", "app.py"], "app.py"),
     ],
     ids=" ".join,
@@ -109,8 +125,34 @@ def test_a_missing_exporter_is_told_before_the_program_is_run(
     assert ended.value.code == 2
     assert "'nobody_has_it' for traces" in capfd.readouterr().err
     assert not executed
+    monkeypatch.setenv("POOL_TELEMETRY_EXPORT", "true")  # for the program to warn of, and to go on
     with pytest.raises(Executed):
         cli.main(["run", "app.py"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [
+        (["--spans", "off"], {}),
+        ([], {"POOL_TELEMETRY_SPANS": "off"}),
+        (["--spans=off"], {"POOL_TELEMETRY_SPANS": "all"}),
+    ],
+)
+def test_an_exporter_of_what_is_off_is_not_asked_for(
+    executed: list[Any], monkeypatch: pytest.MonkeyPatch, arguments: list[str], variables: dict[str, str]
+) -> None:
+    for name, text in {"OTEL_METRICS_EXPORTER": "none", "OTEL_TRACES_EXPORTER": "nobody_has_it", **variables}.items():
+        monkeypatch.setenv(name, text)
+    with pytest.raises(Executed):
+        cli.main(["run", "--export", *arguments, "app.py"])
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_is_that_of_the_command(capfd: pytest.CaptureFixture[str], option: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["run", option, "app.py"])
+    assert not ended.value.code
+    assert "--spans {off,notable,all}" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -120,7 +162,7 @@ def test_a_missing_exporter_is_told_before_the_program_is_run(
         ("", "{hook}"),
         ("a", "{hook}{sep}a"),
         ("{sep}a{sep}", "{hook}{sep}{sep}a{sep}"),
-        ("a{sep}{hook}", "a{sep}{hook}"),
+        ("a{sep}{hook}", "{hook}{sep}a{sep}{hook}"),
     ],
 )
 def test_the_hook_comes_first_on_pythonpath_and_nothing_else_changes(path: str | None, watched: str) -> None:

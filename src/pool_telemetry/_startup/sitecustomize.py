@@ -8,7 +8,8 @@ import os
 import sys
 
 _METHOD = "__init__"
-_reported = []  # type: list[object]
+_installing = set()  # type: set[int]
+_is_reported = False
 
 
 class _FirstPool:
@@ -21,20 +22,23 @@ class _FirstPool:
     def __init__(self, pool: type) -> None:
         self._pool = pool
         self._original = vars(pool)[_METHOD]
-        self._is_waiting = True
-        self._installing = set()  # type: set[int]
         setattr(pool, _METHOD, self)
 
     def __get__(self, instance: object, owner: "type | None" = None) -> object:
         from threading import get_ident  # that of gevent, if it has patched
 
         # Other threads wait at install()'s lock; a pool that is made in the course of installing does not.
-        if self._is_waiting and get_ident() not in self._installing:
-            self._installing.add(get_ident())
-            _install()
-            self._is_waiting = False
-            if vars(self._pool).get(_METHOD) is self:  # and nobody's wrapper that goes on to call this
-                setattr(self._pool, _METHOD, self._original)
+        thread = get_ident()
+        if _Finder.is_looking and thread not in _installing:
+            try:
+                _installing.add(thread)
+                _install()
+                _Finder.is_looking = False
+            finally:  # a KeyboardInterrupt leaves it to the next pool
+                _installing.discard(thread)
+        # Not if it is somebody's wrapper by now, that goes on to call this.
+        if not _Finder.is_looking and vars(self._pool).get(_METHOD) is self:
+            setattr(self._pool, _METHOD, self._original)
         return self._original.__get__(instance, owner)
 
 
@@ -45,17 +49,27 @@ class _Finder:
     show in the tracebacks of what fails in there.
     """
 
-    _is_looking = True
+    is_looking = True  # until the first pool
+    _seen = None  # type: type | None
 
     @classmethod
     def find_spec(cls, name: str, path: object = None, target: object = None) -> None:
-        pool = cls._is_looking and getattr(sys.modules.get("urllib3.connectionpool"), "HTTPConnectionPool", None)
-        if pool:
-            cls._is_looking = False
-            try:
+        try:
+            pool = _imported_pool() if cls.is_looking else None
+            if pool is not None and pool is not cls._seen:  # urllib3 may be imported anew
+                cls._seen = pool
                 _FirstPool(pool)
-            except Exception as error:
-                _report(error)
+        except Exception as error:
+            _report(error)
+
+
+def _imported_pool() -> "type | None":
+    module = sys.modules.get("urllib3.connectionpool")
+    if not issubclass(type(module), type(sys)):
+        return None
+    # No attribute of theirs is asked for: a lazy module would be loaded by that, a stub may answer anything, or raise.
+    pool = object.__getattribute__(module, "__dict__").get("HTTPConnectionPool")
+    return pool if issubclass(type(pool), type) and _METHOD in vars(pool) else None
 
 
 def _install() -> None:
@@ -69,9 +83,10 @@ def _install() -> None:
 
 
 def _report(error: Exception) -> None:
-    if _reported:
+    global _is_reported
+    if _is_reported:
         return
-    _reported.append(error.args)
+    _is_reported = True
     import logging
 
     is_explained = type(error).__module__ == "pool_telemetry._errors"

@@ -12,7 +12,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -35,7 +35,7 @@ from .backend import settings
 SERVICE = "shop"
 KEEPALIVE = 1.0  # seconds after which the upstream hangs up on an idle connection
 UNNOTICED = 0.4  # seconds in which nobody notices
-SLOW = 0.3  # seconds that the upstream takes for a search
+HELD = 0.3  # seconds in which a search keeps its connection though somebody waits for it
 
 CLEAN, PAYING = "GET /basket", "POST /orders"
 # What to look at in the trace of each request, in their order.
@@ -49,7 +49,8 @@ STORY = {
     "GET /orders": """A lost race: the connection was sound when urllib3 looked, and ended with the request on its way
         (urllib3.connection.drop.phase = request). A retry put it right, over a new connection (setup.cause =
         lost_race).""",
-    "GET /search": "Takes its time, and all of the pool: there is one connection, and the pool blocks.",
+    "GET /search": """Takes its time to read the answer, and all of the pool meanwhile: there is one connection, and the
+        pool blocks.""",
     "GET /reviews": "Arrived meanwhile. 'HTTP wait_for_connection' is the time it spent in the queue.",
 }
 
@@ -59,41 +60,65 @@ class Shop:
     """Handles requests; for each it asks the upstream."""
 
     session: requests.Session
+    adapter: HTTPAdapter
     upstream: ServerProcess
     tracer: trace.Tracer
 
-    def handle(self, request: str, path: str = "/ok") -> str:
-        """A request, within the span that a web framework's instrumentation would make; gives its trace ID."""
+    def handle(self, request: str, path: str = "/ok", before_reading: Callable[[], object] | None = None) -> str:
+        """A request, within the span that a web framework's instrumentation would make; gives its trace ID.
+
+        Args:
+            before_reading: called while the connection is held, by an answer that is streamed.
+
+        Returns:
+            32 hexadecimal digits; nothing if the trace is not recorded.
+        """
         with self.tracer.start_as_current_span(request, kind=SpanKind.SERVER) as span:
-            self.session.get(self.upstream.url + path, timeout=5).raise_for_status()
-        return trace.format_trace_id(span.get_span_context().trace_id)
+            answer = self.session.get(self.upstream.url + path, timeout=5, stream=before_reading is not None)
+            if before_reading:
+                before_reading()
+            _ = answer.content  # the connection goes back to the pool once it is read
+            answer.raise_for_status()
+        context = span.get_span_context()
+        return trace.format_trace_id(context.trace_id) if context.trace_flags.sampled else ""
+
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for its connection."""
+        pools = self.adapter.poolmanager.pools
+        (key,) = pools.keys()
+        return bool(pools[key].pool.not_empty._waiters)  # no public word of a queue tells
 
 
 @contextmanager
 def open_shop(provider: TracerProvider) -> Iterator[Shop]:
     """The shop, its session and its upstream."""
-    pool = HTTPAdapter(pool_maxsize=1, pool_block=True, max_retries=Retry(total=1))
-    with ServerProcess("1.3", keepalive=KEEPALIVE) as upstream, requests.Session() as session:
+    adapter = HTTPAdapter(pool_maxsize=1, pool_block=True, max_retries=Retry(total=1))
+    with ServerProcess("1.3") as upstream, requests.Session() as session:
         session.trust_env = False  # no proxy of this machine may come between
         session.verify = upstream.ca_file or True
-        session.mount("https://", pool)
-        yield Shop(session, upstream, provider.get_tracer(SERVICE))
+        session.mount("https://", adapter)
+        yield Shop(session, adapter, upstream, provider.get_tracer(SERVICE))
 
 
 def tell(shop: Shop) -> dict[str, str]:
     """The story; gives the trace ID of each request."""
     opening, clean, paying, racing, slow, waiting = STORY
-    trace_ids = {opening: shop.handle(opening), clean: shop.handle(clean)}
+    # The upstream is told when to hang up: with one limit for all, a slow machine would tell of drops nobody announced.
+    trace_ids = {opening: shop.handle(opening), clean: shop.handle(clean, f"/fin/{KEEPALIVE}")}
     shop.upstream.wait_for(lambda books: books.ended["fin"] == 1)
     time.sleep(UNNOTICED)
     trace_ids[paying] = shop.handle(paying)
     trace_ids[racing] = shop.handle(racing, "/lost")
-    known = shop.upstream.books().requests
-    searching = threading.Thread(target=lambda: trace_ids.update({slow: shop.handle(slow, f"/slow/{SLOW}")}))
-    searching.start()
-    shop.upstream.wait_for(lambda books: books.requests > known)
-    trace_ids[waiting] = shop.handle(waiting)
-    searching.join()
+    reviewing = threading.Thread(target=lambda: trace_ids.update({waiting: shop.handle(waiting)}))
+
+    def search() -> None:
+        reviewing.start()
+        while reviewing.is_alive() and not shop.is_awaited():
+            time.sleep(0.001)
+        time.sleep(HELD)
+
+    trace_ids[slow] = shop.handle(slow, before_reading=search)
+    reviewing.join()
     return trace_ids
 
 
@@ -126,15 +151,18 @@ def is_reachable(endpoint: str) -> bool:
 def main() -> int:
     """Gives the exit code."""
     ports = {**settings(), **os.environ}  # in the order of Docker's compose
-    own = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    endpoint = own or os.environ.setdefault(
-        "OTEL_EXPORTER_OTLP_ENDPOINT", f"http://localhost:{ports['OTLP_HTTP_PORT']}"
-    )
+    variables = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
+    endpoint = next(filter(None, map(os.environ.get, variables)), None)
+    if endpoint is None:
+        endpoint = os.environ[variables[1]] = f"http://localhost:{ports['OTLP_HTTP_PORT']}"
     if not is_reachable(endpoint):
         print(f"No Jaeger at {endpoint}: start one with 'docker compose up -d' in examples/jaeger.", file=sys.stderr)
         return 1
     print(f"A shop asks an upstream that hangs up on idle connections after {KEEPALIVE} s. One moment ...")
     trace_ids = perform()
+    if not all(trace_ids.values()):
+        print("Not all is traced: unset OTEL_SDK_DISABLED and OTEL_TRACES_SAMPLER.", file=sys.stderr)
+        return 1
     for request, text in STORY.items():
         print(f"\n{request:<16} http://localhost:{ports['JAEGER_UI_PORT']}/trace/{trace_ids[request]}")
         print(textwrap.fill(" ".join(text.split()), 80, initial_indent="   ", subsequent_indent="   "))

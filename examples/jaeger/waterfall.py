@@ -5,36 +5,30 @@ Its colours and its background are its own, so that it can be read on a light pa
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape
 
+from .spans import Span, children, spans_of
+
 NAMESPACE = "http://www.w3.org/2000/svg"
 WIDTH, MARGIN, ROW, LINE, INDENT = 900, 14, 25, 16, 15
 # The names are left of the time line, and right of it is room for the duration of the longest bar.
 TIMELINE, TIMELINE_END = 352, 828
-CHARACTER = 7.2  # as wide as any font makes a name's mean character
 TICKS = 4
 ID_LENGTH = 7  # as Jaeger abbreviates it
-DROPPED, SETUP, WAIT = "HTTP connection_dropped ", "HTTP connection_setup ", "HTTP wait_for_connection "
 PREFIX = "urllib3.connection."
-# Attributes of ours that are shown, in this order; without their prefix, as in docs/telemetry.md.
-SHOWN = (
-    *("drop.reason", "drop.phase", "idle.duration", "remote_close.duration", "close_wait.duration"),
-    *("setup.cause", "error.type"),
-)
-PHASES = ("DNS lookup ", "socket connect", "HTTP CONNECT ", "TLS client handshake ")
-COLOURS = (
-    ((DROPPED,), "#cf3a42"),
-    ((SETUP,), "#d9822b"),
-    ((WAIT,), "#8250df"),
-    (PHASES, "#ecb95c"),
-)
+# Attributes that are shown, in this order; without their prefix, as in docs/telemetry.md.
+SHOWN = ("drop.reason", "drop.phase", "idle.duration", "remote_close.duration", "close_wait.duration", "setup.cause")
+COLOURS = {
+    "HTTP connection_dropped ": "#cf3a42",
+    "HTTP connection_setup ": "#d9822b",
+    "DNS lookup ": "#ecb95c",
+    "socket connect ": "#ecb95c",
+    "TLS client handshake ": "#ecb95c",
+}
 REQUEST, OTHER = "#3d6fb6", "#8fb1de"
-# Neither XML nor an encoding has a place for these.
-NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 STYLE = """
 text { font: 13px -apple-system, "Segoe UI", "Noto Sans", Helvetica, Arial, sans-serif; fill: #1f2328;
@@ -48,64 +42,30 @@ line { stroke: #dfe3e8; }
 
 
 @dataclass(frozen=True)
-class Span:
-    """What is drawn of a span; times in microseconds, as Jaeger has them."""
-
-    id: str
-    parent: str | None
-    name: str
-    started_at: int
-    duration: int
-    tags: Mapping[str, Any]
-
-    @property
-    def ended_at(self) -> int:
-        """When it ended."""
-        return self.started_at + self.duration
-
-    @classmethod
-    def from_json(cls, span: Mapping[str, Any]) -> Span:
-        """A span of the query API."""
-        references = span["references"]
-        parents = (each["spanID"] for each in references if each["refType"] == "CHILD_OF")
-        tags = {tag["key"]: tag["value"] for tag in span["tags"]}
-        name, started_at, duration = span["operationName"], span["startTime"], span["duration"]
-        return cls(span["spanID"], next(parents, None), name, started_at, duration, tags)
-
-
-@dataclass(frozen=True)
 class Trace:
     """A trace as it is drawn: its spans with their depth, from the top to the bottom."""
 
-    id: str
     service: str
     rows: Sequence[tuple[int, Span]]
 
     @classmethod
     def from_json(cls, trace: Mapping[str, Any]) -> Trace:
         """A trace of the query API."""
-        spans = trace["spans"]
-        if not spans:
-            raise ValueError(f"trace {trace.get('traceID', '')} has no spans to draw")
-        rows = list(_tree([Span.from_json(span) for span in spans]))
-        first = next(span for span in spans if span["spanID"] == rows[0][1].id)
-        service = trace["processes"][first["processID"]]["serviceName"]
-        return cls(trace["traceID"], service, rows)
+        spans = spans_of(trace)
+        known = {span.id for span in spans}
+        roots = [span for span in spans if span.parent not in known]
+        (service,) = {process["serviceName"] for process in trace["processes"].values()}
+        return cls(service, list(_tree(spans, roots)))
 
     @property
-    def name(self) -> str:
-        """That of its first root."""
-        return self.rows[0][1].name
-
-    @property
-    def started_at(self) -> int:
-        """When its first span began: clocks of several machines may put a child before its parent."""
-        return min(span.started_at for _, span in self.rows)
+    def root(self) -> Span:
+        """The first of them, if some have lost their parents."""
+        return self.rows[0][1]
 
     @property
     def duration(self) -> int:
         """From its first start to its last end."""
-        return max(span.ended_at for _, span in self.rows) - self.started_at
+        return max(span.end for _, span in self.rows) - self.root.start
 
 
 def render(response: Mapping[str, Any]) -> str:
@@ -116,33 +76,21 @@ def render(response: Mapping[str, Any]) -> str:
     """
     if not response["data"]:
         raise ValueError("there are no traces to draw")
-    traces = sorted(map(Trace.from_json, response["data"]), key=lambda trace: (trace.started_at, trace.id))
-    return _Picture(traces).svg()
+    traces = map(Trace.from_json, response["data"])
+    return _Picture(sorted(traces, key=lambda trace: (trace.root.start, trace.root.trace))).svg()
 
 
-def _tree(spans: Sequence[Span]) -> Iterator[tuple[int, Span]]:
-    # Of two that began at once, the one that is over comes first.
-    ordered = sorted(spans, key=lambda span: (span.started_at, span.ended_at, span.id))
-    known = {span.id for span in ordered}
-    children: dict[str | None, list[Span]] = {}
-    for span in ordered:
-        children.setdefault(span.parent if span.parent in known else None, []).append(span)
-    # All of them once more, after the roots: those that are left are their own ancestors.
-    todo = [(0, span) for span in reversed([*children.get(None, []), *ordered])]
-    seen = set()
-    while todo:
-        depth, span = todo.pop()
-        if span.id not in seen:
-            seen.add(span.id)
-            yield depth, span
-            todo += [(depth + 1, child) for child in reversed(children.get(span.id, []))]
+def _tree(spans: Sequence[Span], siblings: Sequence[Span], depth: int = 0) -> Iterator[tuple[int, Span]]:
+    for span in siblings:
+        yield depth, span
+        yield from _tree(spans, children(spans, span), depth + 1)
 
 
 class _Picture:
     def __init__(self, traces: Sequence[Trace]) -> None:
         self._traces = traces
-        self._names = {trace.id: trace.name for trace in traces}
-        self._scale = max(trace.duration for trace in traces) or 1
+        self._names = {trace.root.trace: trace.root.name for trace in traces}
+        self._scale = max(trace.duration for trace in traces)
         self._elements: list[str] = []
         self._y = MARGIN
 
@@ -150,80 +98,68 @@ class _Picture:
         for trace in self._traces:
             self._trace(trace)
         height = self._y + MARGIN - LINE
-        title = "; ".join(f"{trace.name}: {_time(trace.duration)}" for trace in self._traces)
+        title = "; ".join(f"{trace.root.name}: {_time(trace.duration)}" for trace in self._traces)
         head = (
             f'<svg xmlns="{NAMESPACE}" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}">',
-            f"<title>{_text(title)}</title>",
+            f"<title>{escape(title)}</title>",
             f"<style>{STYLE}</style>",
             f'<rect x=".5" y=".5" width="{WIDTH - 1}" height="{height - 1}" rx="6" fill="#fff" stroke="#d1d9e0"/>',
         )
         return "\n".join((*head, *self._elements, "</svg>\n"))
 
     def _trace(self, trace: Trace) -> None:
-        summary = f"trace {trace.id[:ID_LENGTH]} · {_time(trace.duration)} · {_spans(len(trace.rows))}"
-        self._write(MARGIN, self._y + 14, f"{trace.service}: {trace.name}", "title")
+        root, details = trace.root, [self._details(span) for _, span in trace.rows]
+        summary = f"trace {root.trace[:ID_LENGTH]} · {_time(trace.duration)} · {len(trace.rows)} spans"
+        self._write(MARGIN, self._y + 14, f"{trace.service}: {root.name}", "title")
         self._write(WIDTH - MARGIN, self._y + 14, summary, "small", "end")
-        self._y += ROW
-        top = self._y + LINE
-        for tick in range(TICKS + 1):
-            at = tick * self._scale / TICKS
-            self._write(self._x(at), self._y + 10, _time(round(at)), "small", "middle" if tick else "start")
-        grid = len(self._elements)
+        top = self._y + ROW + LINE
+        bottom = top + sum(ROW + LINE * len(lines) for lines in details)
+        ticks = [tick * self._scale / TICKS for tick in range(TICKS + 1)]
+        for at in ticks:
+            self._write(self._x(at), top - 6, _time(round(at)), "small", "middle" if at else "start")
+        for x in map(self._x, ticks):
+            self._elements.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{bottom}"/>')
         self._y = top
-        for depth, span in trace.rows:
-            self._span(trace, depth, span)
-        lines = (
-            f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{self._y}"/>'
-            for x in (self._x(tick * self._scale / TICKS) for tick in range(TICKS + 1))
-        )
-        self._elements[grid:grid] = lines  # behind the bars
+        for (depth, span), lines in zip(trace.rows, details, strict=True):
+            self._span(depth, span, span.start - root.start, lines)
         self._y += LINE
 
-    def _span(self, trace: Trace, depth: int, span: Span) -> None:
-        x, y, colour = MARGIN + depth * INDENT, self._y, _colour(depth, span)
-        details = _details(span, self._names)
+    def _span(self, depth: int, span: Span, since: int, details: Sequence[str]) -> None:
+        x, y = MARGIN + depth * INDENT, self._y
+        colours = (colour for name, colour in COLOURS.items() if span.name.startswith(name))
+        colour = next(colours, OTHER if depth else REQUEST)
         self._y += ROW + LINE * len(details)
-        self._add(f'<line x1="{MARGIN}" y1="{y}" x2="{WIDTH - MARGIN}" y2="{y}"/>')
-        self._add(f'<rect x="{x}" y="{y + 5}" width="3" height="{self._y - y - 10}" fill="{colour}"/>')
-        self._write(x + 9, y + 17, _shorten(span.name, int((TIMELINE - x - 15) / CHARACTER)), "name")
-
-        start, end = (self._x(at - trace.started_at) for at in (span.started_at, span.ended_at))
-        end = max(end, start + 2)  # to be seen
-        self._add(f'<rect x="{start:.1f}" y="{y + 7}" width="{end - start:.1f}" height="11" rx="1.5" fill="{colour}"/>')
+        start = self._x(since)
+        end = max(self._x(since + span.duration), start + 2)  # to be seen
+        self._elements += (
+            f'<line x1="{MARGIN}" y1="{y}" x2="{WIDTH - MARGIN}" y2="{y}"/>',
+            f'<rect x="{x}" y="{y + 5}" width="3" height="{self._y - y - 10}" fill="{colour}"/>',
+        )
+        self._write(x + 9, y + 17, span.name, "name")
+        bar = f'<rect x="{start:.1f}" y="{y + 7}" width="{end - start:.1f}" height="11" rx="1.5" fill="{colour}"/>'
+        self._elements.append(bar)
         self._write(end + 5, y + 17, _time(span.duration), "small")
-        for number, detail in enumerate(details):
-            self._add(f'<text x="{x + 9}" y="{y + ROW + 9 + number * LINE}" xml:space="preserve">{detail}</text>')
+        for number, line in enumerate(details):
+            at = y + ROW + 9 + number * LINE
+            self._elements.append(f'<text x="{x + 9}" y="{at}" xml:space="preserve">{line}</text>')
+
+    def _details(self, span: Span) -> list[str]:
+        """The lines below a span of ours."""
+        told = {key.removeprefix(PREFIX): value for key, value in span.tags.items()}
+        shown = ((key, escape(_value(told[key]))) for key in SHOWN if key in told)
+        parts = [f'<tspan class="key">{key}</tspan> <tspan class="value">{value}</tspan>' for key, value in shown]
+        lines = ["    ".join(parts)] if parts else []
+        if trace := told.get("last_used.trace_id"):
+            who = escape(f"{self._names.get(trace, 'a request')}, trace {trace[:ID_LENGTH]}")
+            lines.append(f'<tspan class="link">↗ left behind by {who}</tspan>')
+        return lines
 
     def _x(self, microseconds: float) -> float:
         return TIMELINE + (TIMELINE_END - TIMELINE) * microseconds / self._scale
 
-    def _write(self, x: float, y: float, text: str, style: str = "", anchor: str = "start") -> None:
-        self._add(f'<text x="{x:.1f}" y="{y}" class="{style}" text-anchor="{anchor}">{_text(text)}</text>')
-
-    def _add(self, element: str) -> None:
-        self._elements.append(element)
-
-
-def _colour(depth: int, span: Span) -> str:
-    for names, colour in COLOURS:
-        if span.name.startswith(names):
-            return colour
-    return OTHER if depth else REQUEST
-
-
-def _details(span: Span, names: Mapping[str, str]) -> list[str]:
-    """The lines below a span of ours."""
-    if not span.name.startswith((DROPPED, SETUP, WAIT, *PHASES)):
-        return []
-    told = {key.removeprefix(PREFIX): value for key, value in span.tags.items()}
-    shown = [(key, _value(told[key])) for key in SHOWN if key in told]
-    parts = (f'<tspan class="key">{key}</tspan> <tspan class="value">{_text(value)}</tspan>' for key, value in shown)
-    lines = ["    ".join(parts)] if shown else []
-    if "last_used.trace_id" in told:
-        trace_id = str(told["last_used.trace_id"])
-        who = names.get(trace_id, "a request")
-        lines.append(f'<tspan class="link">↗ left behind by {_text(f"{who}, trace {trace_id[:ID_LENGTH]}")}</tspan>')
-    return lines
+    def _write(self, x: float, y: float, text: str, style: str, anchor: str = "start") -> None:
+        text = f'<text x="{x:.1f}" y="{y}" class="{style}" text-anchor="{anchor}">{escape(text)}</text>'
+        self._elements.append(text)
 
 
 def _value(value: Any) -> str:
@@ -231,18 +167,4 @@ def _value(value: Any) -> str:
 
 
 def _time(microseconds: int) -> str:
-    if microseconds < 1000:
-        return f"{microseconds} µs"
-    return f"{microseconds / 1000:.2f} ms" if microseconds < 1_000_000 else f"{microseconds / 1_000_000:.2f} s"
-
-
-def _spans(count: int) -> str:
-    return f"{count} span{'s' if count > 1 else ''}"
-
-
-def _shorten(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: max(length - 1, 1)] + "…"
-
-
-def _text(text: str) -> str:
-    return escape(NOT_IN_XML.sub("\ufffd", text))
+    return f"{microseconds} µs" if microseconds < 1000 else f"{microseconds / 1000:.2f} ms"

@@ -134,9 +134,15 @@ def _tracer_of(provider: TracerProvider | None) -> trace.Tracer:
 
 
 def _on_the_wall(started_at: int, ended_at: int) -> tuple[int, int]:
-    # One offset for both: a step of the wall clock moves a span, it does not stretch it.
-    offset = time.time_ns() - time.monotonic_ns()
+    # One offset for both: a step of the wall clock moves a span, it does not stretch it. Between two readings this
+    # thread may have to wait for its turn, which would move the span against its neighbours: so the closest count.
+    _, offset = min(_offset() for _ in range(3))
     return started_at + offset, ended_at + offset
+
+
+def _offset() -> tuple[int, int]:
+    before, wall, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
+    return after - before, wall - before
 
 
 def _is_wanted() -> bool:

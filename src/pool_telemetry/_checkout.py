@@ -198,15 +198,21 @@ class CheckoutHooks:
 
     # Drops
 
-    def is_connection_dropped(self, wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+    def make_is_connection_dropped(self) -> Callable[..., Any]:
         """The wrapper of ``is_connection_dropped``: the one moment at which the dropped socket is still open."""
-        is_dropped = wrapped(*args, **kwargs)
-        if is_dropped:
-            try:
-                self._found_dropped(args[0] if args else kwargs["conn"])
-            except Exception:
-                self._watch.fuse.blow()
-        return is_dropped
+        found_dropped, fuse = self._found_dropped, self._watch.fuse
+
+        def is_connection_dropped(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+            # Without keywords, as urllib3 calls it, Python has no dict to merge and to take apart.
+            is_dropped = wrapped(*args, **kwargs) if kwargs else wrapped(*args)
+            if is_dropped:
+                try:
+                    found_dropped(args[0] if args else kwargs["conn"])
+                except Exception:
+                    fuse.blow()
+            return is_dropped
+
+        return is_connection_dropped
 
     def _found_dropped(self, conn: Any) -> None:
         connection = record_of(conn)

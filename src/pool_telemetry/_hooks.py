@@ -50,7 +50,7 @@ class Hooks:
         self._watch.resume()
         patches, pool, module = self._patches, HTTPConnectionPool, urllib3.connectionpool
         patches.wrap(pool, "_get_conn", self._checkout.make_get_conn())
-        patches.wrap(module, "is_connection_dropped", self._checkout.is_connection_dropped)
+        patches.wrap(module, "is_connection_dropped", self._checkout.make_is_connection_dropped())
         # A plain function where every request passes: wrapt's wrapper costs several times as much.
         patches.replace(pool, "_put_conn", self._checkout.make_put_conn(patches.gate))
         # Not around _make_request: every request passes there, and here only those that fail.

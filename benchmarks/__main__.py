@@ -55,7 +55,7 @@ def main() -> int:
                 return 1
         else:
             counted = [row for row in wanted if row.client == "urllib3" and row.name != "ddtrace"]
-            counts = instructions.count(counted, 1 if options.short or options.what == "seams" else 3, show)
+            counts = instructions.count(counted, 1 if options.short else 3, show)
             show("")
             print("Instructions of a request in the application's process, counted by valgrind.\n")
             print(instructions_table(counts), end="\n\n")

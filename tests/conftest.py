@@ -37,14 +37,27 @@ def contents() -> list[dict[str, Any]]:
     return [{name: value for name, value in vars(owner).items() if name != "__slotnames__"} for owner in TOUCHED]
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A skip is a failure where everything is demanded, unless what is missing is not to be had."""
-    report = yield
+def demand(report: Any) -> None:
+    """Make a failure of a skip where everything is demanded, unless what is missing is not to be had."""
     if report.skipped and os.environ.get(REQUIRE) == "1" and not tests.bare_platform.IS_BARE:
         reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
         if NOT_TO_BE_HAD not in reason:
             report.outcome, report.longrepr = "failed", f"{reason} ({REQUIRE}=1)"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that is skipped."""
+    report = yield
+    demand(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A module that is skipped whole."""
+    report = yield
+    demand(report)
     return report
 
 

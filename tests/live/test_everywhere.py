@@ -63,7 +63,7 @@ class Way:
     def needs_several_connections(self) -> None:
         """Skip the test where a pool cannot open a second connection."""
         if self.only_one_connection:
-            pytest.skip(f"{NOT_TO_BE_HAD}: {self.only_one_connection}")
+            pytest.skip(f"missing: {self.only_one_connection}")
 
     @property
     def label(self) -> str:
@@ -197,14 +197,14 @@ def pyopenssl() -> Iterator[Way]:
         try:
             contrib = importlib.import_module("urllib3.contrib.pyopenssl")
         except ImportError as error:
-            pytest.skip(f"{NOT_TO_BE_HAD}: urllib3 {VERSION} with this pyOpenSSL: {error}")
+            pytest.skip(f"missing: a pyOpenSSL for urllib3 {VERSION}: {error}")
         contrib.inject_into_urllib3()
         try:
             assert urllib3.util.IS_PYOPENSSL
             with Server(tls="1.3") as server:
                 way = direct(server, "localhost", ("dns", "connect", "tls"))
                 if VERSION.startswith("1.") and not can_change_used_context():
-                    way.only_one_connection = "urllib3 1.26 changes a context in use, which this pyOpenSSL forbids"
+                    way.only_one_connection = "a pyOpenSSL before 25, for urllib3 1.26 changes a context in use"
                 yield way
         finally:
             contrib.extract_from_urllib3()

@@ -29,13 +29,34 @@ def test_skips_what_no_machine_has():
 """
 
 
+WHOLE_MODULE = """
+import pytest
+pytest.importorskip("a_module_that_is_nowhere")
+"""
+
+
 @pytest.mark.parametrize(
-    ("demanded", "outcome"), [("1", "2 failed, 1 skipped"), ("", "2 skipped, 1 xfailed")], ids=["demanded", "not"]
+    ("demanded", "outcome"),
+    [("1", "2 failed, 1 skipped, 1 error"), ("", "3 skipped, 1 xfailed")],
+    ids=["demanded", "not"],
 )
 def test_a_skip_fails_unless_what_is_missing_is_not_to_be_had(tmp_path: Path, demanded: str, outcome: str) -> None:
     (tmp_path / "test_skipping.py").write_text(TESTS)
+    (tmp_path / "test_whole.py").write_text(WHOLE_MODULE)
     # A folder of its own, without the configuration that lies above the tests.
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider", "--rootdir", "."]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "tests.conftest",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        ".",
+        "--continue-on-collection-errors",
+    ]
     told = subprocess.run(
         command, cwd=tmp_path, env=environment((), **{REQUIRE: demanded}), capture_output=True, text=True
     )

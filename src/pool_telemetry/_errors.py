@@ -9,3 +9,7 @@ class UnsupportedUrllib3Error(RuntimeError):
 
 class MissingExporterError(ImportError):
     """An exporter was asked for whose package is not installed."""
+
+
+#: Their words are enough; of anything else the traceback tells more.
+EXPLAINED = (UnsupportedUrllib3Error, MissingExporterError)

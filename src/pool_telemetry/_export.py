@@ -3,12 +3,17 @@
 They are never set as the global ones. Those are the application's to set, once in a process, also after ``install()``;
 and what got a tracer of ours meanwhile would keep it.
 
+Each process makes its own. In a forked child the SDK goes on with the parent's: with what the parent's histograms held,
+and, in older versions, under its identity, where two writers of one series belie each other.
+
 The only importer of the SDK, and imported only when asked for.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
+import uuid
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
@@ -21,6 +26,7 @@ from opentelemetry.sdk.metrics.export import (
     MetricReader,
     PeriodicExportingMetricReader,
 )
+from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
@@ -43,44 +49,82 @@ def check_exporters(*, traces: bool = True, metrics: bool = True) -> None:
             _exporters(signal)
 
 
-# One of each for the whole process.
-_made: dict[str, Any] = {}
+# One of each in a process: by its number and the signal.
+_made: dict[tuple[int, str], Any] = {}
 
 
-def tracer_provider() -> TracerProvider | None:
+def tracer_provider(*, is_fork: bool = False) -> TracerProvider | None:
     """The process's own tracer provider, ``None`` if nothing exports traces; it is flushed at exit.
 
+    Args:
+        is_fork: the process may have siblings with the same environment.
+
     Raises:
         MissingExporterError: the package of an exporter is not installed.
     """
-    exporters = [] if "traces" in _made else [make() for make in _exporters("traces")]
+    key = os.getpid(), "traces"
+    exporters = [] if key in _made else [make() for make in _exporters("traces")]
     if exporters:
-        _made["traces"] = provider = TracerProvider()
+        _made[key] = provider = TracerProvider(resource=_resource(is_fork), shutdown_on_exit=False)
         for exporter in exporters:
             provider.add_span_processor(BatchSpanProcessor(exporter))
-    return _made.get("traces")
+        _shut_down_at_exit(provider)
+    return _made.get(key)
 
 
-def meter_provider() -> MeterProvider | None:
+def meter_provider(*, is_fork: bool = False) -> MeterProvider | None:
     """The process's own meter provider, ``None`` if nothing exports metrics; it is flushed at exit.
+
+    Args:
+        is_fork: the process may have siblings with the same environment.
 
     Raises:
         MissingExporterError: the package of an exporter is not installed.
     """
-    made = [] if "metrics" in _made else [make() for make in _exporters("metrics")]
+    key = os.getpid(), "metrics"
+    made = [] if key in _made else [make() for make in _exporters("metrics")]
     if made:
         # An exporter that is asked, as Prometheus asks, is a reader already.
-        _made["metrics"] = MeterProvider([each if isinstance(each, MetricReader) else _pushing(each) for each in made])
-    return _made.get("metrics")
+        readers = [each if isinstance(each, MetricReader) else _pushing(each) for each in made]
+        _made[key] = provider = MeterProvider(readers, _resource(is_fork), shutdown_on_exit=False)
+        _shut_down_at_exit(provider)
+    return _made.get(key)
+
+
+# The same for spans and metrics.
+_instance_ids: dict[int, str] = {}
+
+
+def _resource(is_fork: bool) -> Resource:
+    process = os.getpid()
+    attributes: dict[str, str | int] = {"process.pid": process}
+    given = OTELResourceDetector().detect().attributes.get(SERVICE_INSTANCE_ID)
+    if given is None:
+        attributes[SERVICE_INSTANCE_ID] = _instance_ids.setdefault(process, str(uuid.uuid4()))
+    elif is_fork:  # given to all that were forked
+        attributes[SERVICE_INSTANCE_ID] = f"{given}-{process}"
+    return Resource.create(attributes)
+
+
+def _shut_down_at_exit(provider: TracerProvider | MeterProvider) -> None:
+    process = os.getpid()
+
+    # Not by the provider itself: a forked child would export what is its parent's.
+    def shut_down() -> None:
+        if os.getpid() == process:
+            provider.shutdown()
+
+    atexit.register(shut_down)
 
 
 def _pushing(exporter: MetricExporter) -> PeriodicExportingMetricReader:
-    # Once the application has a provider, which may well export to the same back end: histograms that went on here at
-    # the values they had would get in the way of its own.
-    export = exporter.export
+    export, process = exporter.export, os.getpid()
 
+    # Once the application has a provider, which may well export to the same back end: histograms that went on here at
+    # the values they had would get in the way of its own. And in a forked child the SDK starts the parent's reader.
     def export_while_alone(*args: Any, **kwargs: Any) -> MetricExportResult:
-        return export(*args, **kwargs) if is_unset(get_meter_provider()) else MetricExportResult.SUCCESS
+        is_alone = os.getpid() == process and is_unset(get_meter_provider())
+        return export(*args, **kwargs) if is_alone else MetricExportResult.SUCCESS
 
     exporter.export = export_while_alone  # type: ignore[method-assign]  # a class around it would be ten methods long
     return PeriodicExportingMetricReader(exporter)

@@ -27,6 +27,7 @@ class Hooks:
 
     Args:
         on_fault: called once if a hook has failed and all have been switched off.
+        meet_process: called in a forked child before its first pool is entered.
     """
 
     def __init__(
@@ -37,10 +38,13 @@ class Hooks:
         observer: Observer | None,
         flush: Callable[[], None] | None,
         on_fault: Callable[[], None],
+        meet_process: Callable[[], None],
     ) -> None:
         self._patches = Patches()
         self._on_fault = on_fault
-        self._watch = watch = Watch(ledger, settings, current_use, observer, flush, self._patch_class, self._give_up)
+        self._watch = watch = Watch(
+            ledger, settings, current_use, observer, flush, self._patch_class, self._give_up, meet_process
+        )
         self._checkout = CheckoutHooks(watch)
         self._request = RequestHooks(watch)
         self._connect = ConnectHooks(watch)

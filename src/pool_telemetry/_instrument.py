@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ._settings import Settings
 
@@ -19,11 +19,17 @@ if TYPE_CHECKING:
     from ._hooks import Hooks
     from ._ledger import Ledger
     from ._metrics import MetricsEmitter
+    from ._stand_ins import StandIns
 
+#: What is no setting, as the environment cannot hold it; and what each has to have.
+_PROVIDERS = {"tracer_provider": "get_tracer", "meter_provider": "get_meter"}
+_started_in = os.getpid()
 _lock = threading.RLock()
 _ledger: Ledger | None = None
+_settings: Settings | None = None  # of the install() that is in force
 _hooks: Hooks | None = None
 _emitter: MetricsEmitter | None = None
+_stand_ins: StandIns | None = None
 
 
 def install(
@@ -65,7 +71,7 @@ def install(
         UnsupportedUrllib3Error: a urllib3 whose pool is not known, urllib3-future for one.
         MissingExporterError: ``export`` is on, and the package of the exporter is not installed.
     """
-    settings = Settings.resolve(
+    settings = check(
         {
             "spans": spans,
             "metrics": metrics,
@@ -74,11 +80,11 @@ def install(
             "wait_threshold": wait_threshold,
             "peer_address": peer_address,
             "export": export,
+            "tracer_provider": tracer_provider,
+            "meter_provider": meter_provider,
             **unknown,
         }
     )
-    _check_provider("tracer_provider", tracer_provider, "get_tracer")
-    _check_provider("meter_provider", meter_provider, "get_meter")
     with _lock:
         if _hooks is None:
             _install(settings, tracer_provider, meter_provider)
@@ -86,7 +92,7 @@ def install(
 
 def uninstall() -> None:
     """Put urllib3 back as it was, and fall silent; what has been counted so far goes on at the next ``install()``."""
-    global _hooks, _emitter
+    global _settings, _hooks, _emitter, _stand_ins
     with _lock:
         if _hooks is None or _ledger is None:
             return
@@ -94,11 +100,56 @@ def uninstall() -> None:
         _ledger.detach()
         if _emitter is not None:
             _emitter.stop()
-        _hooks = _emitter = None
+        _settings = _hooks = _emitter = _stand_ins = None
+
+
+def check(arguments: Mapping[str, Any]) -> Settings:
+    """The settings that ``install()`` makes of its arguments and the environment.
+
+    Raises:
+        TypeError: an unknown setting, or a value of the wrong type.
+        ValueError: a value that is not allowed.
+    """
+    for name, method in _PROVIDERS.items():
+        provider = arguments.get(name)
+        if provider is not None and not callable(getattr(provider, method, None)):
+            raise TypeError(f"{name}={provider!r} must be an OpenTelemetry provider, with a method {method}()")
+    return Settings.resolve({name: value for name, value in arguments.items() if name not in _PROVIDERS})
+
+
+def rehearse(arguments: Mapping[str, Any]) -> None:
+    """Raise what ``install()`` would raise, and change nothing."""
+    settings = check(arguments)
+    import urllib3
+
+    from ._support import check_supported
+
+    check_supported(urllib3)
+    if settings.export:
+        from ._export import check_exporters
+
+        check_exporters(traces=settings.spans != "off", metrics=settings.metrics != "off")
+
+
+def settings_in_force() -> Settings | None:
+    """Those of the ``install()`` that came first, ``None`` while nothing is installed."""
+    return _settings
+
+
+def export() -> None:
+    """Export from now on as the ``OTEL_*`` variables say, where the application has set no provider.
+
+    Raises:
+        MissingExporterError: the package of an exporter is not installed.
+    """
+    with _lock:
+        if _stand_ins is not None:
+            _stand_ins.is_wanted = True
+            _stand_ins.provide()
 
 
 def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None) -> None:
-    global _ledger, _hooks, _emitter
+    global _ledger, _settings, _hooks, _emitter, _stand_ins
     # Not at the top: gevent has to patch before urllib3 and ssl are imported, and may do so after us.
     from time import monotonic_ns
 
@@ -113,8 +164,8 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
     from ._ledger import Ledger
     from ._metrics import MetricsEmitter
     from ._spans import SpanObserver
+    from ._stand_ins import StandIns
 
-    own_tracers, own_meters = _own_providers(settings, tracer_provider, meter_provider)
     if _ledger is None:
         _ledger = Ledger(_urllib3.pooled, _urllib3.is_closed, monotonic_ns)
         if hasattr(os, "register_at_fork"):
@@ -124,7 +175,10 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
     _ledger.max_upstreams = settings.max_upstreams
     _ledger.by_peer = settings.peer_address
     emitter = MetricsEmitter(settings, _ledger) if settings.metrics != "off" else None
-    observer = SpanObserver(settings, tracer_provider, own_tracers) if settings.spans != "off" else None
+    observer = SpanObserver(settings, tracer_provider) if settings.spans != "off" else None
+    stand_ins = StandIns(observer, emitter, tracer_provider, meter_provider, _started_in)
+    stand_ins.is_wanted = settings.export
+    stand_ins.provide()
     hooks = Hooks(
         _ledger,
         settings,
@@ -132,34 +186,18 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
         observer,
         flush=functools.partial(emitter.flush, can_wait=True) if emitter else None,
         on_fault=emitter.fall_silent if emitter else lambda: None,
+        meet_process=_provide_for_child,
     )
     try:
         hooks.put_in()
         if emitter is not None:
-            emitter.start(meter_provider, own_meters)
+            emitter.start(meter_provider)
     except BaseException:
         hooks.take_out()
         _ledger.detach()
+        stand_ins.withdraw()
         raise
-    _hooks, _emitter = hooks, emitter
-
-
-def _own_providers(
-    settings: Settings, tracers: TracerProvider | None, meters: MeterProvider | None
-) -> tuple[TracerProvider | None, MeterProvider | None]:
-    """The providers that ``export`` asks for, where there are no others."""
-    if not settings.export:
-        return None, None
-    from opentelemetry import metrics, trace
-
-    from . import _export
-    from ._providers import is_unset
-
-    wants_spans = settings.spans != "off" and tracers is None and is_unset(trace.get_tracer_provider())
-    wants_metrics = settings.metrics != "off" and meters is None and is_unset(metrics.get_meter_provider())
-    # Both before anything is made, so that nothing is half set up.
-    _export.check_exporters(traces=wants_spans, metrics=wants_metrics)
-    return _export.tracer_provider() if wants_spans else None, _export.meter_provider() if wants_metrics else None
+    _settings, _hooks, _emitter, _stand_ins = settings, hooks, emitter, stand_ins
 
 
 def _before_fork() -> None:
@@ -179,8 +217,11 @@ def _start_afresh_in_child() -> None:
         _ledger.reset()
     if _emitter is not None:
         _emitter.after_fork(is_child=True)
+    if _stand_ins is not None:
+        _stand_ins.withdraw()
 
 
-def _check_provider(name: str, provider: object, method: str) -> None:
-    if provider is not None and not callable(getattr(provider, method, None)):
-        raise TypeError(f"{name}={provider!r} must be an OpenTelemetry provider, with a method {method}()")
+def _provide_for_child() -> None:
+    with _lock:
+        if _stand_ins is not None:
+            _stand_ins.provide_for_child()

@@ -72,7 +72,8 @@ class Ledger:
         self._clear()
 
     def _clear(self) -> None:
-        self._process = os.getpid()
+        #: Whose books these are.
+        self.process = os.getpid()
         # A lock that another thread held at the fork would stay locked: the child gets its own.
         self._lock = threading.RLock()  # which knows its owner, so that what was not taken is not released
         #: Held while a new pool or upstream is entered. The same thread may enter it again: a finaliser that makes a
@@ -121,7 +122,7 @@ class Ledger:
 
     def check_process(self) -> bool:
         """Start with empty books in a forked child, also where no fork hook has run (uWSGI); whether it did."""
-        is_child = os.getpid() != self._process
+        is_child = os.getpid() != self.process
         if is_child:
             self.reset()
         return is_child

@@ -54,18 +54,23 @@ class MetricsEmitter:
         self._reading_fuse = Fuse("the reading of the books", self._fall_silent)
         self._fuse = Fuse("the recording of metrics", ledger.samples.clear)
 
-    def start(self, meter_provider: MeterProvider | None, stand_in: MeterProvider | None = None) -> None:
+    def start(self, meter_provider: MeterProvider | None) -> None:
         """Make the instruments of a meter provider that it does not have yet, and feed them from now on.
 
         Args:
             meter_provider: the global one if ``None``, also one that is set later.
-            stand_in: as long as there is no global one.
         """
         self._instruments = Instruments.of(meter_provider)
         self._take_over(self._instruments, self.observe)
-        if stand_in is not None:
-            self._stand_ins = Instruments.of(stand_in)
-            self._take_over(self._stand_ins, self._observe_as_stand_in)
+
+    def let_stand_in(self, meter_provider: MeterProvider | None) -> None:
+        """Feed this provider, or no longer any, as long as there is no global one."""
+        stand_ins = None if meter_provider is None else Instruments.of(meter_provider)
+        if self._stand_ins is not None and self._stand_ins is not stand_ins:
+            self._stand_ins.source = None
+        self._stand_ins = stand_ins
+        if stand_ins is not None:
+            self._take_over(stand_ins, self._observe_as_stand_in)
 
     def _take_over(self, instruments: Instruments, source: Source) -> None:
         instruments.ensure(filter(self._wants, names.METRICS))

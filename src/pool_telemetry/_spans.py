@@ -26,15 +26,16 @@ class SpanObserver:
     Args:
         settings: which spans, and how long a wait has to be.
         tracer_provider: the global one if ``None``, also one that is set later.
-        stand_in: as long as there is no global one.
     """
 
-    def __init__(
-        self, settings: Settings, tracer_provider: TracerProvider | None, stand_in: TracerProvider | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, tracer_provider: TracerProvider | None) -> None:
         self._settings = settings
         self._tracer = _tracer_of(tracer_provider)
-        self._stand_in = None if stand_in is None else _tracer_of(stand_in)
+        self._stand_in: trace.Tracer | None = None
+
+    def let_stand_in(self, tracer_provider: TracerProvider | None) -> None:
+        """Use this provider, or no longer any, as long as there is no global one."""
+        self._stand_in = None if tracer_provider is None else _tracer_of(tracer_provider)
 
     def dropped(self, drop: Dropped) -> SpanContext | None:
         """The span of a drop; gives its SpanContext."""
@@ -121,7 +122,8 @@ class SpanObserver:
     ) -> trace.Span:
         if error is not None:
             attributes = {**attributes, names.ERROR_TYPE: error}
-        tracer = self._stand_in if self._stand_in and is_unset(trace.get_tracer_provider()) else self._tracer
+        stand_in = self._stand_in
+        tracer = stand_in if stand_in is not None and is_unset(trace.get_tracer_provider()) else self._tracer
         span = tracer.start_span(name, context, SpanKind.INTERNAL, known(attributes), links, times[0])
         if error is not None:
             span.set_status(Status(StatusCode.ERROR))

@@ -77,6 +77,7 @@ class Watch:
         flush: empties ``ledger.samples``, or ``None`` if no samples are wanted.
         meet_class: called with the class of each connection that is met for the first time.
         on_fault: called once if a hook fails; books that missed one event would be wrong for good.
+        meet_process: called in a forked child before its first pool is entered.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Watch:
         flush: Callable[[], None] | None,
         meet_class: Callable[[type], None],
         on_fault: Callable[[], None],
+        meet_process: Callable[[], None] = lambda: None,
     ) -> None:
         self.ledger = ledger
         self.current_use = current_use
@@ -100,6 +102,8 @@ class Watch:
         self._observer = observer
         self._observer_fuse = Fuse("the making of spans", self._dismiss_observer)
         self._meet_class = meet_class
+        self._meet_process = meet_process
+        self._process = ledger.process
 
     # Pools
 
@@ -135,6 +139,9 @@ class Watch:
         if self.current_use() is SUPPRESSED:
             return None
         ledger.check_process()
+        if self._process != ledger.process:
+            self._meet_process()
+            self._process = ledger.process
         with ledger.entering:
             seen: PoolRecord | None = record_of(pool)
             if seen is not None:  # another thread was faster

@@ -22,6 +22,7 @@ class Span(NamedTuple):
     span_id: bytes
     parent_id: bytes
     attributes: Attributes
+    resource: Attributes
 
 
 class Point(NamedTuple):
@@ -31,6 +32,7 @@ class Point(NamedTuple):
     name: str
     value: float
     attributes: Attributes
+    resource: Attributes
 
 
 class Receiver:
@@ -95,11 +97,20 @@ class Receiver:
 
     def metrics(self, name: str, **wanted: Any) -> dict[str, float]:
         """The last collection's points of a metric that have these attributes, by the attributes left, 0 left out."""
-        return {
-            ", ".join(str(value) for key, value in point.attributes.items() if key not in wanted): point.value
-            for point in self.collections[-1]
-            if point.name == name and point.value and wanted.items() <= point.attributes.items()
-        }
+        return _pick(self.collections[-1], name, wanted)
+
+    def by_process(self, name: str, **wanted: Any) -> dict[int, dict[str, float]]:
+        """What :meth:`metrics` gives, of the last that each process has sent: by ``process.pid`` and instance.
+
+        Raises:
+            AssertionError: two processes have sent as the same instance, or one as two.
+        """
+        last: dict[tuple[int, str], list[Point]] = {}
+        for points in self.collections:
+            for point in points:
+                last[point.resource["process.pid"], point.resource["service.instance.id"]] = points
+        assert len({pid for pid, _ in last}) == len({instance for _, instance in last}) == len(last), list(last)
+        return {pid: _pick(points, name, wanted) for (pid, _), points in last.items()}
 
     def _take(self, path: str, body: bytes) -> None:
         self.exports.append(path)
@@ -107,6 +118,14 @@ class Receiver:
             self.spans += _spans(ExportTraceServiceRequest.FromString(body))
         elif path == "/v1/metrics":
             self.collections.append(list(_points(ExportMetricsServiceRequest.FromString(body))))
+
+
+def _pick(points: Iterable[Point], name: str, wanted: Attributes) -> dict[str, float]:
+    return {
+        ", ".join(str(value) for key, value in point.attributes.items() if key not in wanted): point.value
+        for point in points
+        if point.name == name and point.value and wanted.items() <= point.attributes.items()
+    }
 
 
 def _spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
@@ -120,16 +139,18 @@ def _spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
                     span.span_id,
                     span.parent_span_id,
                     _attributes(span.attributes),
+                    _attributes(resource.resource.attributes),
                 )
 
 
 def _points(request: ExportMetricsServiceRequest) -> Iterator[Point]:
     for resource in request.resource_metrics:
+        described = _attributes(resource.resource.attributes)
         for scope in resource.scope_metrics:
             for metric in scope.metrics:
                 for point in getattr(metric, str(metric.WhichOneof("data"))).data_points:
                     value = point.count if hasattr(point, "count") else getattr(point, point.WhichOneof("value"))
-                    yield Point(scope.scope.name, metric.name, value, _attributes(point.attributes))
+                    yield Point(scope.scope.name, metric.name, value, _attributes(point.attributes), described)
 
 
 def _attributes(pairs: Iterable[Any]) -> Attributes:

@@ -1,0 +1,79 @@
+"""What the two web examples share: an upstream that hangs up early, and one line on the console for each span.
+
+`python -m web COMMAND...` starts the upstream, and a web application that finds its address in UPSTREAM_URL.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+
+from misbehaving import ServerProcess
+
+KEEPALIVE = 2.0  # seconds after which the upstream hangs up on an idle connection
+#: Where to export to, if anywhere; else the console has to do.
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_SHOWN = {
+    "urllib3.connection.setup.cause": "because {}",
+    "urllib3.connection.drop.reason": "ended by the upstream ({})",
+    "urllib3.connection.idle.duration": "after {:.1f} s of idling",
+    "urllib3.connection.remote_close.duration": "the upstream keeps idle connections for {:.1f} s",
+    "urllib3.connection.close_wait.duration": "in CLOSE_WAIT for {:.1f} s",
+}
+
+
+def is_exporting() -> bool:
+    """Whether there is a back end to export to."""
+    return bool(os.environ.get(ENDPOINT))
+
+
+def upstream_url() -> str:
+    """A resource of the upstream, after whose answer it hangs up as soon as it may."""
+    return f"{os.environ['UPSTREAM_URL']}/fin/{KEEPALIVE}"
+
+
+def show_spans_on_console() -> None:
+    """Set OpenTelemetry up as an application does that has no back end."""
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(_OneLine()))
+    trace.set_tracer_provider(provider)
+
+
+class _OneLine(SpanExporter):
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        for span in spans:
+            if span.name.startswith("HTTP connection_"):
+                print(describe(span), file=sys.stderr, flush=True)
+        return SpanExportResult.SUCCESS
+
+
+def describe(span: ReadableSpan) -> str:
+    """One line about a span."""
+    attributes = span.attributes or {}
+    told = [text.format(attributes[name]) for name, text in _SHOWN.items() if name in attributes]
+    took = ((span.end_time or 0) - (span.start_time or 0)) / 1e6
+    return f"  {span.name:<46} {took:6.2f} ms  {', '.join(told)}"
+
+
+def main(command: Sequence[str]) -> int:
+    """Start the upstream and the application; gives the application's exit code."""
+    with ServerProcess() as upstream:
+        print(f"An upstream listens on {upstream.url}: it hangs up on connections that idle for {KEEPALIVE} s.")
+        where = f"Spans go to {os.environ.get(ENDPOINT)}" if is_exporting() else "Spans are shown here"
+        print(f"Open the page, wait {KEEPALIVE + 1:.0f} s, and open it again. {where}. Ctrl-C ends it.", flush=True)
+        environ = {**os.environ, "UPSTREAM_URL": upstream.url}
+        with subprocess.Popen(command, env=environ) as application:
+            try:
+                return application.wait()
+            except KeyboardInterrupt:  # the application has got it as well
+                return application.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -7,10 +7,11 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo jaeger picture test bench lint clean
+.PHONY: help demo django flask jaeger picture test bench lint clean
 
 help:
 	@echo "make demo    watch connections being dropped by misbehaving servers, and what is told about it"
+	@echo "make django  a small Django application that shows the drops of its upstream; make flask: the same with Flask"
 	@echo "make jaeger  a story to read in Jaeger   (start one before: docker compose up -d, in examples/jaeger)"
 	@echo "make picture that story as the README shows it, drawn anew from a real Jaeger"
 	@echo "make test    run the tests            (some of them: make test ARGS='tests/unit -x')"
@@ -22,6 +23,12 @@ help:
 
 demo: $(VENV)/.demo
 	@$(VENV)/bin/python examples/demo.py $(ARGS)
+
+django: $(VENV)/.web
+	@PYTHONPATH=examples $(VENV)/bin/python -m web $(VENV)/bin/python examples/django/manage.py runserver $(ARGS)
+
+flask: $(VENV)/.web
+	@PYTHONPATH=examples $(VENV)/bin/python -m web $(VENV)/bin/flask --app examples/flask/app.py run $(ARGS)
 
 jaeger: $(VENV)/.jaeger
 	@PYTHONPATH=examples $(VENV)/bin/python -m jaeger.app
@@ -46,7 +53,7 @@ clean:
 	@find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The dependency groups of pyproject.toml; asked for one by one, so that the demo need not wait for the test servers.
-$(VENV)/.demo $(VENV)/.jaeger $(VENV)/.test $(VENV)/.bench $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(VENV)/.made
+$(VENV)/.demo $(VENV)/.web $(VENV)/.jaeger $(VENV)/.test $(VENV)/.bench $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(VENV)/.made
 	@echo "Installing what 'make $(MAKECMDGOALS)' needs into $(VENV) ..."
 	@$(PIP) install --editable . --group $*
 	@touch $@

@@ -31,7 +31,6 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from ._errors import MissingExporterError
-from ._providers import is_unset
 
 # The protocols of OTEL_EXPORTER_OTLP_PROTOCOL, as the entry points of exporters have them.
 _PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
@@ -118,12 +117,12 @@ def _shut_down_at_exit(provider: TracerProvider | MeterProvider) -> None:
 
 
 def _pushing(exporter: MetricExporter) -> PeriodicExportingMetricReader:
-    export, process = exporter.export, os.getpid()
+    export, process, there = exporter.export, os.getpid(), get_meter_provider()
 
-    # Once the application has a provider, which may well export to the same back end: histograms that went on here at
-    # the values they had would get in the way of its own. And in a forked child the SDK starts the parent's reader.
+    # Once the application has set a provider, which may well export to the same back end: histograms that went on here
+    # at the values they had would get in the way of its own. And in a forked child the SDK starts the parent's reader.
     def export_while_alone(*args: Any, **kwargs: Any) -> MetricExportResult:
-        is_alone = os.getpid() == process and is_unset(get_meter_provider())
+        is_alone = os.getpid() == process and get_meter_provider() is there
         return export(*args, **kwargs) if is_alone else MetricExportResult.SUCCESS
 
     exporter.export = export_while_alone  # type: ignore[method-assign]  # a class around it would be ten methods long

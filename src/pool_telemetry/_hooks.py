@@ -27,7 +27,7 @@ class Hooks:
 
     Args:
         on_fault: called once if a hook has failed and all have been switched off.
-        meet_process: called in a forked child before its first pool is entered.
+        meet_process: called in each process before its first pool is entered.
     """
 
     def __init__(

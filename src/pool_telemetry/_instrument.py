@@ -67,7 +67,7 @@ def install(
 
     Raises:
         TypeError: an unknown setting, or a value of the wrong type.
-        ValueError: a value that is not allowed; with ``export``, also of an ``OTEL_*`` variable.
+        ValueError: a value that is not allowed.
         UnsupportedUrllib3Error: a urllib3 whose pool is not known, urllib3-future for one.
         MissingExporterError: ``export`` is on, and the package of the exporter is not installed.
     """
@@ -178,7 +178,7 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
     observer = SpanObserver(settings, tracer_provider) if settings.spans != "off" else None
     stand_ins = StandIns(observer, emitter, tracer_provider, meter_provider, _started_in)
     stand_ins.is_wanted = settings.export
-    stand_ins.provide()
+    stand_ins.check()
     hooks = Hooks(
         _ledger,
         settings,
@@ -186,7 +186,7 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
         observer,
         flush=functools.partial(emitter.flush, can_wait=True) if emitter else None,
         on_fault=emitter.fall_silent if emitter else lambda: None,
-        meet_process=_provide_for_child,
+        meet_process=_provide_stand_ins,
     )
     try:
         hooks.put_in()
@@ -195,7 +195,6 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
     except BaseException:
         hooks.take_out()
         _ledger.detach()
-        stand_ins.withdraw()
         raise
     _settings, _hooks, _emitter, _stand_ins = settings, hooks, emitter, stand_ins
 
@@ -221,7 +220,7 @@ def _start_afresh_in_child() -> None:
         _stand_ins.withdraw()
 
 
-def _provide_for_child() -> None:
+def _provide_stand_ins() -> None:
     with _lock:
         if _stand_ins is not None:
-            _stand_ins.provide_for_child()
+            _stand_ins.provide_or_log()

@@ -1,4 +1,7 @@
-"""Lets providers of our own stand in where the application has none, in each process anew."""
+"""Lets providers of our own stand in where the application has none, in each process that has a pool.
+
+Not sooner: what a server's parent process has started, threads and connections, its children could only inherit broken.
+"""
 
 from __future__ import annotations
 
@@ -41,36 +44,53 @@ class StandIns:
         self._started_in = started_in
         self.is_wanted = False
 
+    def check(self) -> None:
+        """Find out whether the exporters are there that are wanted.
+
+        Raises:
+            MissingExporterError: the package of one is not installed.
+        """
+        if self.is_wanted:
+            from ._export import check_exporters
+
+            check_exporters(traces=self._lacks_tracers(), metrics=self._lacks_meters())
+
     def provide(self) -> None:
         """Make this process's providers, if they are wanted, and where the application has set none.
 
         Raises:
             MissingExporterError: the package of an exporter is not installed.
+            ValueError: the SDK does not like an ``OTEL_*`` variable.
         """
-        if not self.is_wanted:
-            return
-        from . import _export
+        self.withdraw()
+        if self.is_wanted:
+            from . import _export
 
-        observer = self._observer if is_unset(trace.get_tracer_provider()) else None
-        emitter = self._emitter if is_unset(metrics.get_meter_provider()) else None
-        # Both before anything is made, so that nothing is half set up.
-        _export.check_exporters(traces=observer is not None, metrics=emitter is not None)
-        is_fork = os.getpid() != self._started_in
-        if observer is not None:
-            observer.let_stand_in(_export.tracer_provider(is_fork=is_fork))
-        if emitter is not None:
-            emitter.let_stand_in(_export.meter_provider(is_fork=is_fork))
+            # All before any is used, so that nothing is half set up.
+            self.check()
+            is_fork = os.getpid() != self._started_in
+            tracers = _export.tracer_provider(is_fork=is_fork) if self._lacks_tracers() else None
+            meters = _export.meter_provider(is_fork=is_fork) if self._lacks_meters() else None
+            self._let_stand_in(tracers, meters)
 
     def withdraw(self) -> None:
-        """Leave those of the parent process to the parent."""
-        if self._observer is not None:
-            self._observer.let_stand_in(None)
-        if self._emitter is not None:
-            self._emitter.let_stand_in(None)
+        """Let none stand in: those of a parent process are left to the parent."""
+        self._let_stand_in(None, None)
 
-    def provide_for_child(self) -> None:
-        """Make a forked child's providers, or log once why there are none."""
-        self.withdraw()
+    def _lacks_tracers(self) -> bool:
+        return self._observer is not None and is_unset(trace.get_tracer_provider())
+
+    def _lacks_meters(self) -> bool:
+        return self._emitter is not None and is_unset(metrics.get_meter_provider())
+
+    def _let_stand_in(self, tracers: TracerProvider | None, meters: MeterProvider | None) -> None:
+        if self._observer is not None:
+            self._observer.let_stand_in(tracers)
+        if self._emitter is not None:
+            self._emitter.let_stand_in(meters)
+
+    def provide_or_log(self) -> None:
+        """Make this process's providers, or log once why there are none."""
         try:
             self.provide()
         except Exception as error:

@@ -77,7 +77,7 @@ class Watch:
         flush: empties ``ledger.samples``, or ``None`` if no samples are wanted.
         meet_class: called with the class of each connection that is met for the first time.
         on_fault: called once if a hook fails; books that missed one event would be wrong for good.
-        meet_process: called in a forked child before its first pool is entered.
+        meet_process: called in each process before its first pool is entered.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Watch:
         self._observer_fuse = Fuse("the making of spans", self._dismiss_observer)
         self._meet_class = meet_class
         self._meet_process = meet_process
-        self._process = ledger.process
+        self._process: int | None = None
 
     # Pools
 

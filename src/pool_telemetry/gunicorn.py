@@ -9,9 +9,13 @@ configuration before gevent patches.
 
 from __future__ import annotations
 
-from ._frameworks import start_worker
+import os
+
+from ._frameworks import note_what_is_shared, start_worker
 
 __all__ = ["post_worker_init"]
+
+os.register_at_fork(before=note_what_is_shared)
 
 
 def post_worker_init(worker: object) -> None:

@@ -105,12 +105,20 @@ class Receiver:
         Raises:
             AssertionError: two processes have sent as the same instance, or one as two.
         """
-        last: dict[tuple[int, str], list[Point]] = {}
-        for points in self.collections:
-            for point in points:
-                last[point.resource["process.pid"], point.resource["service.instance.id"]] = points
+        last = self._last_by("process.pid", "service.instance.id")
         assert len({pid for pid, _ in last}) == len({instance for _, instance in last}) == len(last), list(last)
         return {pid: _pick(points, name, wanted) for (pid, _), points in last.items()}
+
+    def by_instance(self, name: str, **wanted: Any) -> dict[str, dict[str, float]]:
+        """What :meth:`metrics` gives, of the last that each instance has sent: by ``service.instance.id``."""
+        last = self._last_by("service.instance.id")
+        return {instance: _pick(points, name, wanted) for (instance,), points in last.items()}
+
+    def _last_by(self, *attributes: str) -> dict[tuple[Any, ...], list[Point]]:
+        # All points of one export have one resource.
+        return {
+            tuple(points[0].resource.get(name) for name in attributes): points for points in self.collections if points
+        }
 
     def _take(self, path: str, body: bytes) -> None:
         self.exports.append(path)

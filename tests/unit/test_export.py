@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -281,3 +282,105 @@ def test_the_sdk_is_imported_only_when_asked_for() -> None:
         REQUEST + "pool_telemetry.install()\nuse_it()\nprint('opentelemetry.sdk' in sys.modules)\n",
     )
     assert told.strip() == "False"
+
+
+def test_what_the_sdk_says_against_a_variable_is_one_warning_and_the_requests_go_on() -> None:
+    told = run(
+        REQUEST
+        + """
+import logging
+logging.basicConfig(stream=sys.stdout)
+pool_telemetry.install(export=True)
+use_it()
+use_it()
+print("served")
+""",
+        OTEL_TRACES_EXPORTER="none",
+        OTEL_METRICS_EXPORTER="console",
+        OTEL_METRIC_EXPORT_INTERVAL="0",
+    )
+    assert told.count("nothing is exported from this process: ") == 1
+    assert "\nValueError: interval value" in told
+    assert told.endswith("served\n")
+
+
+FORK = """
+import json, logging, os, sys, pool_telemetry, urllib3
+from misbehaving import Server
+
+logging.basicConfig(stream=sys.stdout)
+sys.stdout.reconfigure(line_buffering=True)
+
+def child(work):
+    if pid := os.fork():
+        assert os.waitpid(pid, 0)[1] == 0
+    else:
+        work()
+        import atexit
+        atexit._run_exitfuncs()
+        os._exit(0)
+
+def request(http, server):
+    http.request("GET", server.url + "/ok")
+
+with Server() as server, urllib3.PoolManager() as http:
+    pool_telemetry.install(export=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="missing: os.fork")
+@pytest.mark.parametrize("signal", ["TRACES", "METRICS"])
+def test_each_process_tells_of_its_own_requests_only(signal: str) -> None:
+    """Whether the parent has told anything before the fork, or has not; and a child of a child."""
+    other = {"TRACES": "METRICS", "METRICS": "TRACES"}[signal]
+    told = run(
+        FORK
+        + """
+    child(lambda: request(urllib3.PoolManager(), server))
+    request(http, server)
+    child(lambda: [request(urllib3.PoolManager(), server), child(lambda: request(urllib3.PoolManager(), server))])
+    child(lambda: None)
+""",
+        **{f"OTEL_{signal}_EXPORTER": "console", f"OTEL_{other}_EXPORTER": "none"},
+    )
+    decoder, documents = json.JSONDecoder(), []
+    while told := told.lstrip():
+        document, end = decoder.raw_decode(told)
+        documents.append(document)
+        told = told[end:]
+    if signal == "TRACES":
+        setups = [each for each in documents if each["name"].startswith("HTTP connection_setup")]
+        identities = [each["resource"]["attributes"] for each in setups]
+        assert len(setups) == 4
+    else:
+        (*resources,) = (resource for each in documents for resource in each["resource_metrics"])
+        identities = [each["resource"]["attributes"] for each in resources]
+        for resource in resources:
+            metrics = {each["name"]: each for scope in resource["scope_metrics"] for each in scope["metrics"]}
+            (setup,) = metrics["urllib3.connection.setup.duration"]["data"]["data_points"]
+            (opened,) = metrics["urllib3.pool.opened_connections"]["data"]["data_points"]
+            assert (setup["count"], opened["value"]) == (1, 1)
+    for name in "process.pid", "service.instance.id":
+        assert len({each[name] for each in identities}) == len(identities) == 4, identities
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="missing: os.fork")
+def test_a_child_whose_exporters_cannot_be_made_says_so_once_and_goes_on() -> None:
+    told = run(
+        FORK
+        + """
+    from pool_telemetry import _export
+
+    def work():
+        _export.tracer_provider = lambda **_: 1 / 0
+        for _ in range(2):
+            request(urllib3.PoolManager(), server)
+        print("served")
+
+    child(work)
+""",
+        OTEL_TRACES_EXPORTER="console",
+        OTEL_METRICS_EXPORTER="console",
+    )
+    assert told.count("nothing is exported from this process: division by zero") == 1
+    assert told.endswith("served\n")

@@ -28,7 +28,7 @@ django: $(VENV)/.web
 	@PYTHONPATH=examples $(VENV)/bin/python -m web $(VENV)/bin/python examples/django/manage.py runserver $(ARGS)
 
 flask: $(VENV)/.web
-	@PYTHONPATH=examples $(VENV)/bin/python -m web $(VENV)/bin/flask --app examples/flask/app.py run $(ARGS)
+	@PYTHONPATH=examples $(VENV)/bin/python -m web $(VENV)/bin/flask --app examples/flask/shop.py run $(ARGS)
 
 jaeger: $(VENV)/.jaeger
 	@PYTHONPATH=examples $(VENV)/bin/python -m jaeger.app

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,12 +20,13 @@ from misbehaving import ServerProcess
 KEEPALIVE = 2.0  # seconds after which the upstream hangs up on an idle connection
 #: Where to export to, if anywhere; else the console has to do.
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+# The name to look for in the back end; and Jaeger, which most have there, takes no metrics.
+_DEFAULTS = {"OTEL_SERVICE_NAME": "web-example", "OTEL_METRICS_EXPORTER": "none"}
 _SHOWN = {
-    "urllib3.connection.setup.cause": "because {}",
+    "urllib3.connection.setup.cause": "cause: {}",
     "urllib3.connection.drop.reason": "ended by the upstream ({})",
     "urllib3.connection.idle.duration": "after {:.1f} s of idling",
     "urllib3.connection.remote_close.duration": "the upstream keeps idle connections for {:.1f} s",
-    "urllib3.connection.close_wait.duration": "in CLOSE_WAIT for {:.1f} s",
 }
 
 
@@ -58,17 +60,24 @@ def describe(span: ReadableSpan) -> str:
     attributes = span.attributes or {}
     told = [text.format(attributes[name]) for name, text in _SHOWN.items() if name in attributes]
     took = ((span.end_time or 0) - (span.start_time or 0)) / 1e6
-    return f"  {span.name:<46} {took:6.2f} ms  {', '.join(told)}"
+    return f"  {span.name:<39} {took:6.2f} ms  {', '.join(told)}"
 
 
 def main(command: Sequence[str]) -> int:
     """Start the upstream and the application; gives the application's exit code."""
+    environ = {**_DEFAULTS, **os.environ}
     with ServerProcess() as upstream:
-        print(f"An upstream listens on {upstream.url}: it hangs up on connections that idle for {KEEPALIVE} s.")
-        where = f"Spans go to {os.environ.get(ENDPOINT)}" if is_exporting() else "Spans are shown here"
-        print(f"Open the page, wait {KEEPALIVE + 1:.0f} s, and open it again. {where}. Ctrl-C ends it.", flush=True)
-        environ = {**os.environ, "UPSTREAM_URL": upstream.url}
+        print(f"An upstream listens on {upstream.url}: it hangs up on connections that idle for {KEEPALIVE:.0f} s.")
+        print(f"Open the page below, wait {KEEPALIVE + 1:.0f} s, and open it again.", end=" ")
+        if is_exporting():
+            print(f"Spans go to {environ[ENDPOINT]}, as those of {environ['OTEL_SERVICE_NAME']!r}.")
+        else:
+            print(f"Spans are shown here; with {ENDPOINT} set they go there.")
+        print(flush=True)
+        environ["UPSTREAM_URL"] = upstream.url
         with subprocess.Popen(command, env=environ) as application:
+            # So that it is not left behind where this process alone is ended.
+            signal.signal(signal.SIGTERM, lambda *_: application.terminate())
             try:
                 return application.wait()
             except KeyboardInterrupt:  # the application has got it as well

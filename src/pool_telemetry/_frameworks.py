@@ -15,9 +15,6 @@ from ._settings import ENVIRONMENT_PREFIX
 
 log = logging.getLogger("pool_telemetry")
 
-# What the first application has asked for, while urllib3's first pool is waited for and after it.
-_given: Mapping[str, Any] | None = None
-
 
 def start(given: Mapping[str, Any], asked_by: str) -> None:
     """Install now, or, where urllib3 is not imported yet, when its first pool is made.
@@ -33,17 +30,14 @@ def start(given: Mapping[str, Any], asked_by: str) -> None:
         TypeError: an unknown setting, or a value of the wrong type.
         ValueError: a value that is not allowed.
     """
-    global _given
     wanted = _instrument.check(given)
     in_force = _instrument.settings_in_force()
-    if in_force is None and _given is not None:
-        in_force = _instrument.check(_given)
     if in_force is not None:
         if in_force != wanted:
             log.warning("connection pools are watched already: the settings of %s change nothing", asked_by)
         return
-    _given = given
-    first_pool = FirstPool(lambda: _instrument.install(**given))
+    _instrument.plan(given)
+    first_pool = FirstPool(lambda: _instrument.install(**given) if _instrument.planned() is given else None)
     if "urllib3" in sys.modules:
         first_pool.came()
     else:
@@ -76,7 +70,7 @@ def start_worker() -> None:
 
     What keeps it from that is logged, and keeps no worker from starting.
     """
-    given = dict(_given or {})
+    given = dict(_instrument.planned() or {})
     try:
         _replace_shared(given)
         _instrument.install(**given)

@@ -26,6 +26,7 @@ _PROVIDERS = {"tracer_provider": "get_tracer", "meter_provider": "get_meter"}
 _started_in = os.getpid()
 _lock = threading.RLock()
 _ledger: Ledger | None = None
+_planned: Mapping[str, Any] | None = None
 _settings: Settings | None = None  # of the install() that is in force
 _hooks: Hooks | None = None
 _emitter: MetricsEmitter | None = None
@@ -92,8 +93,9 @@ def install(
 
 def uninstall() -> None:
     """Put urllib3 back as it was, and fall silent; what has been counted so far goes on at the next ``install()``."""
-    global _settings, _hooks, _emitter, _stand_ins
+    global _planned, _settings, _hooks, _emitter, _stand_ins
     with _lock:
+        _planned = None
         if _hooks is None or _ledger is None:
             return
         _hooks.take_out()
@@ -131,9 +133,20 @@ def rehearse(arguments: Mapping[str, Any]) -> None:
         check_exporters(traces=settings.spans != "off", metrics=settings.metrics != "off")
 
 
+def plan(arguments: Mapping[str, Any]) -> None:
+    """Remember arguments with which ``install()`` is going to be called, unless ``uninstall()`` is before."""
+    global _planned
+    _planned = arguments
+
+
+def planned() -> Mapping[str, Any] | None:
+    """The arguments that were planned last, also after ``install()``; ``None`` after ``uninstall()``."""
+    return _planned
+
+
 def settings_in_force() -> Settings | None:
-    """Those of the ``install()`` that came first, ``None`` while nothing is installed."""
-    return _settings
+    """Those of the ``install()`` that came first or is planned, ``None`` without one."""
+    return check(_planned) if _settings is None and _planned is not None else _settings
 
 
 def export() -> None:

@@ -21,7 +21,7 @@ class PoolTelemetry:
 
     Args:
         app: the application, or ``None`` to call :meth:`init_app` with it later.
-        settings: as of :func:`pool_telemetry.install`.
+        settings: as of :func:`pool_telemetry.install`; ``None`` stands for "not given".
 
     Raises:
         TypeError: an unknown setting, or a value of the wrong type.
@@ -29,7 +29,7 @@ class PoolTelemetry:
     """
 
     def __init__(self, app: Flask | None = None, **settings: Any) -> None:
-        self._settings = settings
+        self._settings = _given(settings)
         if app is not None:
             self.init_app(app)
 
@@ -46,5 +46,8 @@ class PoolTelemetry:
 
 def _settings_of(app: Flask) -> dict[str, Any]:
     # An unknown name goes on too, in the spelling in which start() will tell that it is none.
-    found = app.config.get_namespace(ENVIRONMENT_PREFIX)
-    return {name: value for name, value in found.items() if value is not None}
+    return _given(app.config.get_namespace(ENVIRONMENT_PREFIX))
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -74,7 +75,7 @@ def exporting(receiver: Receiver, **variables: str) -> dict[str, str]:
 def serving(
     command: Sequence[str], port: int, folder: Path, path: Sequence[Path] = (), **variables: str
 ) -> Iterator[Service]:
-    """A server that listens by now; killed with its children if it still runs at the end.
+    """A server that listens by now; killed with its children at the end, if any still run.
 
     Args:
         command: starts it; it has to listen on ``port`` of loopback.
@@ -101,9 +102,9 @@ def serving(
         _wait_for(service, port)
         yield service
     finally:
-        if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):  # children too, where it has left any behind
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait()
 
 
 def _wait_for(service: Service, port: int) -> None:

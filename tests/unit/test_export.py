@@ -341,6 +341,7 @@ def test_each_process_tells_of_its_own_requests_only(signal: str) -> None:
     child(lambda: [request(urllib3.PoolManager(), server), child(lambda: request(urllib3.PoolManager(), server))])
     child(lambda: None)
 """,
+        (),
         **{f"OTEL_{signal}_EXPORTER": "console", f"OTEL_{other}_EXPORTER": "none"},
     )
     decoder, documents = json.JSONDecoder(), []

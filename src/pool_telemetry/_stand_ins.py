@@ -42,6 +42,7 @@ class StandIns:
         self._observer = observer if tracer_provider is None else None
         self._emitter = emitter if meter_provider is None else None
         self._started_in = started_in
+        self._provided_in: int | None = None
         self.is_wanted = False
 
     def check(self) -> None:
@@ -62,7 +63,6 @@ class StandIns:
             MissingExporterError: the package of an exporter is not installed.
             ValueError: the SDK does not like an ``OTEL_*`` variable.
         """
-        self.withdraw()
         if self.is_wanted:
             from . import _export
 
@@ -90,10 +90,15 @@ class StandIns:
             self._emitter.let_stand_in(meters)
 
     def provide_or_log(self) -> None:
-        """Make this process's providers, or log once why there are none."""
+        """Make this process's providers at its first pool, or log once why there are none."""
+        process = os.getpid()
+        if self._provided_in == process:  # several threads have come with their first pool
+            return
+        self._provided_in = process
         try:
             self.provide()
         except Exception as error:
             self.is_wanted = False
+            self.withdraw()
             cause = None if isinstance(error, EXPLAINED) else error
             log.warning("nothing is exported from this process: %s", error, exc_info=cause)

@@ -153,8 +153,9 @@ class Watch:
                 is_proxied=_urllib3.is_relayed(pool),
                 size=_urllib3.size_of(pool),
             )
-            post = ledger.post
-            record.pool = weakref.ref(pool, lambda _: post(PoolGone(record)))
+            # Made now: when Python ends, this module may be empty before the pool is gone.
+            post, gone = ledger.post, PoolGone(record)
+            record.pool = weakref.ref(pool, lambda _: post(gone))
             self.set_simple(record)
             post(PoolSeen(record))
             self._adopt_pooled(record, pool)

@@ -131,7 +131,7 @@ class Ours(Variant):
         from pool_telemetry import _instrument
 
         assert _instrument._ledger is not None
-        readings, _ = _instrument._ledger.read()
+        readings = _instrument._ledger.read()
         return sum(sum(reading.checkouts.values()) for reading in readings)
 
 

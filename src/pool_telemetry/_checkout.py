@@ -32,7 +32,7 @@ class CheckoutHooks:
     def make_get_conn(self) -> Callable[..., Any]:
         """The wrapper of ``_get_conn``."""
         clock, current_use, samples = monotonic_ns, self._watch.current_use, self._watch.ledger.samples
-        wants_samples, flush, fuse = self._watch.wants_samples, self._watch.flush, self._watch.fuse
+        flush, fuse = self._watch.flush, self._watch.fuse
         with_care, no_connection, checked_out = self._get_with_care, self._no_connection, self._checked_out
 
         def get_conn(wrapped: Any, pool: Any, args: Any, kwargs: Any) -> Any:
@@ -75,10 +75,9 @@ class CheckoutHooks:
                 if use is not SUPPRESSED:
                     connection.previously_used = connection.last_used
                     connection.last_used = use
-                    if wants_samples:
-                        samples.append((connection, now - returned_at, use))
-                        if len(samples) >= MOST_SAMPLES:
-                            flush()
+                    samples.append((connection, now - returned_at, use))
+                    if len(samples) >= MOST_SAMPLES:
+                        flush()
                 connection.checked_out_at = now
                 connection.reuses += 1
                 book = record.book  # Book.take(), without the call

@@ -36,7 +36,7 @@ class Hooks:
         settings: Settings,
         current_use: Callable[[], Use],
         observer: Observer | None,
-        flush: Callable[[], None] | None,
+        flush: Callable[[], None],
         on_fault: Callable[[], None],
         meet_process: Callable[[], None],
     ) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._settings import Settings
+from ._version import __version__
 
 if TYPE_CHECKING:
     from typing import NoReturn as Never  # which has this name from Python 3.11 on
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from ._hooks import Hooks
     from ._ledger import Ledger
     from ._metrics import MetricsEmitter
+    from ._snapshot import Snapshot
     from ._stand_ins import StandIns
 
 #: What is no setting, as the environment cannot hold it; and what each has to have.
@@ -103,6 +106,34 @@ def uninstall() -> None:
         if _emitter is not None:
             _emitter.stop()
         _settings = _hooks = _emitter = _stand_ins = None
+
+
+def snapshot() -> Snapshot:
+    """What the connection pools of this process have done since the first ``install()``, and what they hold now.
+
+    Plain frozen data. It needs no OpenTelemetry SDK, and looks at each open socket as a collection of metrics does. A
+    forked child begins anew.
+
+    Returns:
+        without upstreams if nothing was installed so far, or no pool was seen.
+    """
+    import platform
+    from datetime import datetime, timezone
+
+    from ._snapshot import SCHEMA, Snapshot
+
+    ledger = _ledger
+    return Snapshot(
+        schema=SCHEMA,
+        version=__version__,
+        urllib3_version=str(getattr(sys.modules.get("urllib3"), "__version__", "")),
+        python_version=platform.python_version(),
+        process=os.getpid(),
+        taken_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        watched_seconds=0.0 if ledger is None else ledger.watched_seconds(),
+        is_installed=_hooks is not None,
+        upstreams=() if ledger is None else tuple(ledger.view()),
+    )
 
 
 def check(arguments: Mapping[str, Any]) -> Settings:
@@ -197,7 +228,7 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
         settings,
         current_use,
         observer,
-        flush=functools.partial(emitter.flush, can_wait=True) if emitter else None,
+        flush=functools.partial(emitter.flush, can_wait=True) if emitter else _ledger.drain,
         on_fault=emitter.fall_silent if emitter else lambda: None,
         meet_process=_provide_stand_ins,
     )

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from . import _kernel
 from ._lifecycle import OTHER, CloseReason, Outcome, Upstream
@@ -29,7 +30,6 @@ from ._records import (
     Closed,
     ConnectionRecord,
     Dropped,
-    FinSeen,
     Gone,
     PoolGone,
     PoolRecord,
@@ -39,6 +39,9 @@ from ._records import (
     record_of,
     unmark,
 )
+from ._snapshot import UpstreamSnapshot
+from ._tally import tally
+from ._viewing import view_book
 
 T = TypeVar("T")
 
@@ -65,8 +68,11 @@ class Ledger:
         #: Whether levels are kept apart by the peer's address.
         self.by_peer = False
         self.is_attached = False
-        #: What histograms are to be fed with: details, and of a clean reuse (connection, idle ns, use).
+        #: Durations to be tallied: details, and of a clean reuse (connection, idle ns, use).
         self.samples: deque[Any] = deque()
+        #: Those that have been, for histograms; without metrics they are not kept.
+        self.tallied: deque[Any] = deque(maxlen=0)
+        self._inherited: weakref.WeakSet[Any] = weakref.WeakSet()
         self._posted: deque[Any] = deque()
         self._left_alone: dict[Any, PoolRecord] = {}
         self._clear()
@@ -82,7 +88,9 @@ class Ledger:
         # Threads that hold the lock or wait for it, noted before they ask: in a signal handler on top of one of them
         # nobody must ask again.
         self._inside: set[int] = set()
+        self.began = self._clock()
         self.samples.clear()
+        self.tallied.clear()
         self._posted.clear()
         self._at_hand: Any = None
         self._books: dict[Upstream, Book] = {}
@@ -213,6 +221,8 @@ class Ledger:
         if self._at_hand is not None:
             self._apply(self._at_hand)
         self._book()
+        for book in self._books.values():
+            self._inherited.update(filter(None, (_socket_of(each) for each in book.connections)))
         self._unmark()
         self._clear()
 
@@ -270,6 +280,7 @@ class Ledger:
                 book.connections.add(connection)
         elif isinstance(details, Adopted):
             book.adopted += 1
+            connection.is_inherited = _socket_of(connection) in self._inherited
             book.connections.add(connection)
         elif isinstance(details, Closed):
             if details.drop is not None:
@@ -277,33 +288,69 @@ class Ledger:
             if connection in book.connections:  # two threads may close the same one
                 book.connections.discard(connection)
                 book.closed[details.reason] += 1
-                book.use_ns += details.use_ns
-                book.checkouts[Outcome.REUSED] += connection.reuses
+                book.take_over(connection, details.use_ns)
         elif isinstance(details, Gone):
             if connection in book.connections:
                 # Collected while open: nobody closed it, the socket's own finaliser did.
                 self._apply(_closed_unseen(connection, CloseReason.ABANDONED if details.was_out else None))
             book.leaked += details.is_leak
 
+    # Durations
+
+    def drain(self) -> None:
+        """Tally the samples, unless somebody is at the books; then they are left for the next."""
+        if self.samples and threading.get_ident() not in self._inside:
+            self._locked(self._drain, is_patient=False)
+
+    def _drain(self) -> None:
+        # Not "while there are any": those who add more would keep this thread at it.
+        for _ in range(len(self.samples)):
+            try:
+                sample = self.samples.popleft()
+            except IndexError:  # they were dropped meanwhile
+                return
+            self._tally(sample)
+
+    def _tally(self, sample: Any) -> None:
+        tally(sample)
+        self.tallied.append(sample)
+
     # Reading
 
-    def read(self) -> tuple[list[Reading], list[FinSeen]]:
-        """All figures from one walk, and the FINs that it was the first to see.
+    def read(self) -> list[Reading]:
+        """All figures from one walk.
 
         The totals and levels of one reading agree with each other to the last connection.
         """
         self.check_process()
         if threading.get_ident() in self._inside:
             # A signal handler that collects on top of our own booking: the last figures are better than a hang.
-            return self._last, []
-        read = self._locked(lambda: [self._read_book(book) for book in tuple(self._books.values())]) or []
-        self._last = [reading for reading, _ in read]
-        return self._last, [fin for _, fins in read for fin in fins]
+            return self._last
+        readings = self._locked(lambda: [view.reading for _, view in self._walk()])
+        self._last = readings or []
+        return self._last
 
-    def _read_book(self, book: Book) -> tuple[Reading, list[FinSeen]]:
-        looks = self._look(book)
-        live = [pool for pool in tuple(book.pools) if self._is_live(pool)]
-        return read_book(book, looks, live, by_peer=self.by_peer)
+    def watched_seconds(self) -> float:
+        """How long these books have been kept."""
+        self.check_process()
+        return (self._clock() - self.began) / 1e9
+
+    def view(self) -> list[UpstreamSnapshot]:
+        """What there is to know of each upstream, from one walk."""
+        self.check_process()
+        if threading.get_ident() in self._inside:
+            return []  # a signal handler, on top of our own booking
+        return self._locked(lambda: [view_book(book, *view) for book, view in self._walk()]) or []
+
+    def _walk(self) -> Iterator[tuple[Book, _View]]:
+        self._drain()
+        for book in tuple(self._books.values()):
+            looks = self._look(book)
+            live = [pool for pool in tuple(book.pools) if self._is_live(pool)]
+            reading, fins = read_book(book, looks, live, by_peer=self.by_peer)
+            for fin in fins:
+                self._tally(fin)
+            yield book, _View(reading, looks, live)
 
     def _is_live(self, pool: PoolRecord) -> bool:
         live = pool.pool()
@@ -341,6 +388,12 @@ class Ledger:
         return looks
 
 
+class _View(NamedTuple):
+    reading: Reading
+    looks: dict[ConnectionRecord, Look]
+    pools: list[PoolRecord]
+
+
 def _book_of(details: Any) -> Book:
     book: Book = details.pool.book
     return book
@@ -348,6 +401,10 @@ def _book_of(details: Any) -> Book:
 
 def _count(drop: Dropped) -> None:
     _book_of(drop.connection).drops[drop.reason, drop.phase] += 1
+
+
+def _socket_of(connection: ConnectionRecord) -> Any:
+    return connection.sock and connection.sock()
 
 
 def _same_socket(connection: ConnectionRecord, conn: Any) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -52,7 +53,8 @@ class MetricsEmitter:
         self._flushing: set[int] = set()
         self._forking: set[int] = set()
         self._reading_fuse = Fuse("the reading of the books", self._fall_silent)
-        self._fuse = Fuse("the recording of metrics", ledger.samples.clear)
+        self._fuse = Fuse("the recording of metrics", self._let_nothing_gather)
+        ledger.tallied = deque()
 
     def start(self, meter_provider: MeterProvider | None) -> None:
         """Make the instruments of a meter provider that it does not have yet, and feed them from now on.
@@ -85,17 +87,21 @@ class MetricsEmitter:
     def fall_silent(self) -> None:
         """Tell nothing any more, after a fault; may run inside garbage collection, so nothing is recorded."""
         self._let_go()
-        self._ledger.samples.clear()
+        self._let_nothing_gather()
+
+    def _let_nothing_gather(self) -> None:
+        self._ledger.tallied = deque(maxlen=0)
 
     def stop(self) -> None:
         """Fall silent; the instruments stay, for one that is made twice would lose its callback."""
         if self._instruments is not None:
             self.flush()
         self._let_go()
+        self._let_nothing_gather()
         if self._stand_ins is not None and not self._reading_fuse.is_blown:
             # It exports once more when the program ends, and would not have the totals of the time since the last one.
             try:
-                totals, _ = self._ledger.read()
+                totals = self._ledger.read()
             except Exception:
                 self._reading_fuse.blow()
                 return
@@ -125,7 +131,7 @@ class MetricsEmitter:
 
     def _fall_silent(self) -> None:
         self._readings = []
-        self._ledger.samples.clear()
+        self._let_nothing_gather()
 
     # Observable instruments
 
@@ -142,8 +148,7 @@ class MetricsEmitter:
         if not self._served or metric.name in self._served:
             self._served = set()
             try:
-                self._readings, fins = self._ledger.read()
-                self._ledger.samples.extend(fins)
+                self._readings = self._ledger.read()
                 self.flush()
             except Exception:
                 self._reading_fuse.blow()
@@ -154,28 +159,29 @@ class MetricsEmitter:
     # Histograms
 
     def flush(self, *, can_wait: bool = False) -> None:
-        """Record the samples that have gathered; drop them where no SDK would take them.
+        """Tally and record the samples that have gathered; drop them then where no SDK would take them.
 
         Args:
             can_wait: leave them for later if a thread is about to fork.
         """
-        samples = self._ledger.samples
-        instruments = self._stand_ins
-        if instruments is None or not is_unset(metrics.get_meter_provider()):
-            instruments = self._instruments
-        if self._fuse.is_blown or instruments is None or not instruments.has_sdk():
-            samples.clear()
-            return
+        samples = self._ledger.tallied
         me = threading.get_ident()
         if me in self._flushing:
             # A finaliser's request, while the SDK holds its own lock for this thread. Or a child that was forked by a
             # signal handler in the middle of it, and that goes on from there: it must not keep all that comes.
-            if len(samples) > _TOO_MANY:
-                samples.clear()
+            if len(self._ledger.samples) > _TOO_MANY:
+                self._ledger.samples.clear()
             return
         try:
             self._flushing.add(me)
             if can_wait and self._forking:
+                return
+            self._ledger.drain()
+            instruments = self._stand_ins
+            if instruments is None or not is_unset(metrics.get_meter_provider()):
+                instruments = self._instruments
+            if self._fuse.is_blown or instruments is None or not instruments.has_sdk():
+                samples.clear()
                 return
             # Not "while there are any": those who add more would keep this thread at it, under the SDK's lock.
             for _ in range(len(samples)):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ._digest import Digest
 from ._lifecycle import (
     CLOSE_WAIT,
     ESTABLISHED,
@@ -47,7 +48,7 @@ class Book:
         self.checkouts: Counter[Outcome] = Counter()
         self.drops: Counter[tuple[DropReason, DropPhase]] = Counter()
         self.closed: Counter[CloseReason] = Counter()
-        self.opened = self.adopted = self.leaked = self.creations = 0
+        self.opened = self.adopted = self.inherited = self.leaked = self.creations = 0
         self.use_ns = 0
         self.out: set[ConnectionRecord] = set()
         # Closed while in use, and neither the object nor a None has come back: kept, or a leak would go unnoticed.
@@ -59,13 +60,20 @@ class Book:
         self.open_keys: dict[OpenKey, None] = dict.fromkeys(BORN_OPEN)
         self.socket_keys: dict[SocketKey, None] = dict.fromkeys(BORN_SOCKETS)
         self.size_keys: dict[bool, None] = {}
+        #: Durations by kind, and by a word that keeps some apart.
+        self.digests: dict[tuple[str, str], Digest] = {}
 
     def forget(self, connection: ConnectionRecord) -> None:
         """Take a connection that is open out of the books; what it has counted stays."""
         self.connections.discard(connection)
         self.adopted -= 1
+        self.take_over(connection, connection.use_ns)
+
+    def take_over(self, connection: ConnectionRecord, use_ns: int) -> None:
+        """Count what a connection has counted by itself."""
         self.checkouts[Outcome.REUSED] += connection.reuses
-        self.use_ns += connection.use_ns
+        self.inherited += connection.is_used_by_heir()
+        self.use_ns += use_ns
 
     def put_back(self, connection: ConnectionRecord) -> None:
         """Note that a connection is no longer in use, or that nothing more will come back of it."""
@@ -128,6 +136,7 @@ class ConnectionRecord:
         "drop",
         "fin_unclaimed",
         "has_failed",
+        "is_inherited",
         "is_open",
         "is_told",
         "last_used",
@@ -157,6 +166,8 @@ class ConnectionRecord:
         self.sock: Callable[[], Any] | None = None  # likewise
         self.is_open = False
         self.adopted = False
+        #: Its socket was opened by the process that has forked this one.
+        self.is_inherited = False
         self.reuses = 0
         self.checked_out_at = 0
         self.returned_at: int | None = None
@@ -192,6 +203,10 @@ class ConnectionRecord:
     def age_ns(self, now: int) -> int | None:
         """Time since the connection was opened, ``None`` for an adopted one."""
         return None if self.opened_at is None else now - self.opened_at
+
+    def is_used_by_heir(self) -> bool:
+        """Whether two processes have used the socket: the one that opened it, and this one."""
+        return self.is_inherited and self.reuses > 0
 
     def served(self) -> int | None:
         """Requests that were answered, ``None`` for an adopted connection."""

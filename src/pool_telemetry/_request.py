@@ -142,8 +142,7 @@ class RequestHooks:
         lost = drop if reason is CloseReason.LOST_RACE else None
         closed = Closed(connection, reason, connection.age_ns(now), connection.served(), connection.use_ns, lost)
         self._watch.ledger.post(closed)
-        if self._watch.wants_samples:
-            self._watch.ledger.samples.append(closed)
+        self._watch.ledger.samples.append(closed)
 
     def _reason(self, connection: ConnectionRecord, closer: _urllib3.Closer) -> CloseReason:
         if closer.reason is CloseReason.DROPPED:

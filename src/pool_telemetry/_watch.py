@@ -74,7 +74,7 @@ class Watch:
         settings: hosts to leave alone, and whether each checkout is to be told.
         current_use: gives the use that the calling thread makes of a connection.
         observer: told of what is notable, or ``None``.
-        flush: empties ``ledger.samples``, or ``None`` if no samples are wanted.
+        flush: empties ``ledger.samples``.
         meet_class: called with the class of each connection that is met for the first time.
         on_fault: called once if a hook fails; books that missed one event would be wrong for good.
         meet_process: called in each process before its first pool is entered.
@@ -86,16 +86,15 @@ class Watch:
         settings: Settings,
         current_use: Callable[[], Use],
         observer: Observer | None,
-        flush: Callable[[], None] | None,
+        flush: Callable[[], None],
         meet_class: Callable[[type], None],
         on_fault: Callable[[], None],
         meet_process: Callable[[], None] = lambda: None,
     ) -> None:
         self.ledger = ledger
         self.current_use = current_use
-        self.wants_samples = flush is not None
         #: Empties the buffer of samples.
-        self.flush: Callable[[], None] = flush or (lambda: None)
+        self.flush = flush
         self.fuse = Fuse("a hook", on_fault)
         self.local = _Thread()
         self._settings = settings
@@ -273,10 +272,9 @@ class Watch:
 
     def sample(self, sample: Any) -> None:
         """Keep something for the histograms."""
-        if self.wants_samples:
-            self.ledger.samples.append(sample)
-            if len(self.ledger.samples) >= MOST_SAMPLES:
-                self.flush()
+        self.ledger.samples.append(sample)
+        if len(self.ledger.samples) >= MOST_SAMPLES:
+            self.flush()
 
     def _observe(self, show: Callable[[Observer], Use]) -> Use:
         # A span processor of the application's may make requests: what those cost is not told while it runs, or its

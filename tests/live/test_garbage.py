@@ -452,7 +452,7 @@ def signals_all_the_time(is_collecting: bool, seed: int) -> None:
         next(handled)
         if is_collecting:
             # As the SDK would, whose own locks no handler may meet.
-            for reading in ledger.read()[0]:
+            for reading in ledger.read():
                 closed = sum(reading.closed.values())
                 assert reading.opened - closed == sum(reading.open.values()) == sum(reading.sockets.values())
         else:

@@ -391,7 +391,7 @@ def test_a_fault_in_one_callback_silences_that_metric_alone(
     ("owner", "name"),
     [
         (_ledger.Ledger, "read"),
-        (_ledger.Ledger, "_read_book"),
+        (_ledger.Ledger, "_walk"),
         (_ledger.Ledger, "_look"),
         (_reading, "Reading"),
         (_ledger, "read_book"),

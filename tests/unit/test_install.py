@@ -103,7 +103,7 @@ def opened_at_once(pool: HTTPConnectionPool, count: int) -> None:
 def adopted() -> int:
     """Connections that were found open; the contract shows them in levels only."""
     assert _instrument._ledger is not None
-    return sum(reading.adopted for reading in _instrument._ledger.read()[0])
+    return sum(reading.adopted for reading in _instrument._ledger.read())
 
 
 # Providers

@@ -1,0 +1,310 @@
+"""``snapshot()`` against the metrics, the servers' books, and itself as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import urllib3
+
+import pool_telemetry
+from misbehaving import Server
+from pool_telemetry._snapshot import Durations, Snapshot, UpstreamSnapshot
+from tests import programs
+from tests.live.wire import pooled, wait_for_peer
+from tests.support import Metrics, Telemetry, manager
+
+SECRET = "s3cret"
+
+
+def of(server: Server) -> UpstreamSnapshot:
+    """The only upstream, which is this server."""
+    (upstream,) = pool_telemetry.snapshot().upstreams
+    assert upstream.port == server.port
+    return upstream
+
+
+def live_through_everything(server: Server, refusing: int) -> list[Any]:
+    """Requests that come by every figure; gives what has to be kept alive for them."""
+    http = urllib3.PoolManager(maxsize=2)
+    url = server.url
+    kept: list[Any] = [http]
+    for path in ("/ok", "/fin/0", "/ok", "/rst/0", "/ok", "/lost", "/close", "/ok"):
+        pool = http.connection_from_url(url)
+        retries = urllib3.Retry(2)
+        http.request("GET", f"http://user:{SECRET}@127.0.0.1:{server.port}{path}?token={SECRET}", retries=retries)
+        if path in ("/fin/0", "/rst/0"):
+            wait_for_peer(pooled(pool)[-1].sock)
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        http.request("GET", f"http://127.0.0.1:{refusing}/", retries=False)
+    burst = [threading.Thread(target=http.request, args=("GET", f"{url}/slow/0.2")) for _ in range(4)]
+    for thread in burst:
+        thread.start()
+    for thread in burst:
+        thread.join()
+    blocking = urllib3.HTTPConnectionPool("127.0.0.1", server.port, maxsize=1, block=True)
+    held = blocking.urlopen("GET", "/big/100000", preload_content=False)
+    with pytest.raises(urllib3.exceptions.EmptyPoolError):
+        blocking.urlopen("GET", "/ok", pool_timeout=0)
+    held.drain_conn()
+    blocking.urlopen("GET", "/ok")
+    return [*kept, blocking]
+
+
+def by(metrics: Metrics, name: str, attribute: str, **upstream: Any) -> dict[str, int]:
+    return {key: int(value) for key, value in metrics.by(name, attribute, **upstream).items()}
+
+
+def some(figures: dict[str, int]) -> dict[str, int]:
+    return {key: value for key, value in figures.items() if value}
+
+
+def summed(durations: Iterable[Durations | None]) -> tuple[int, float]:
+    found = [each for each in durations if each is not None]
+    return sum(each.count for each in found), sum(each.total for each in found)
+
+
+def test_it_says_what_the_metrics_say(telemetry: Telemetry) -> None:
+    telemetry.install(metrics="all")
+    with Server() as server, Server() as closed:
+        refusing = closed.port
+        closed.__exit__(None, None, None)
+        kept = live_through_everything(server, refusing)
+        snapshot, metrics = pool_telemetry.snapshot(), telemetry.collect()
+        assert len(snapshot.upstreams) == 2
+        for told in snapshot.upstreams:
+            upstream = {"server__address": told.address, "server__port": told.port, "url__scheme": told.scheme}
+
+            def value(name: str, upstream: dict[str, Any] = upstream, **wanted: Any) -> float:
+                return metrics.value(f"urllib3.pool.{name}", **upstream, **wanted)
+
+            assert some(told.checkouts) == by(metrics, "urllib3.pool.checkouts", "outcome", **upstream)
+            for reason, phases in told.drops.items():
+                dropped = "urllib3.pool.dropped_connections"
+                assert some(phases) == by(metrics, dropped, "phase", reason=reason, **upstream)
+            assert some(told.closed_connections) == by(
+                metrics, "urllib3.pool.closed_connections", "close__reason", **upstream
+            )
+            assert told.opened_connections == value("opened_connections")
+            assert told.leaked_connections == value("leaked_connections")
+            assert told.pools_created == value("creations")
+            assert len(told.pools) == value("count")
+            assert sum(pool.maximum for pool in told.pools) == value("size")
+            assert told.active_peak == value("active.peak")
+            assert told.pending_requests == value("pending_requests") == 0
+            assert told.use_seconds == pytest.approx(value("use.time"))
+            for state in ("idle", "active"):
+                there = [each for each in told.connections if each.state == state]
+                assert len(there) == metrics.value("http.client.open_connections", state=state, **upstream)
+            for tcp_state in ("established", "close_wait"):
+                there = [each for each in told.connections if each.tcp_state == tcp_state]
+                assert len(there) == value("socket.count", network__connection__state=tcp_state)
+
+            histograms: dict[str, Iterable[Durations | None]] = {
+                "urllib3.connection.idle.duration": told.idle_seconds.values(),
+                "urllib3.connection.remote_close.duration": [told.remote_close_seconds],
+                "urllib3.connection.close_wait.duration": [told.close_wait_seconds],
+                "urllib3.connection.setup.duration": [
+                    *told.setup_seconds.values(),
+                    *told.failed_setup_seconds.values(),
+                ],
+                "urllib3.pool.wait.duration": [told.wait_seconds, told.failed_wait_seconds],
+                "http.client.connection.duration": [told.connection_seconds],
+                "urllib3.connection.requests": [told.requests_per_connection],
+            }
+            for name, durations in histograms.items():
+                expected = metrics.count(name, **upstream), metrics.sum(name, **upstream)
+                assert summed(durations) == pytest.approx(expected), name
+        # None of this was a comparison of nothing with nothing.
+        everything = snapshot.upstreams[0]
+        assert set(some(everything.checkouts)) == {"reused", "new", "replaced", "timed_out"}
+        assert set(some(everything.closed_connections)) >= {"dropped", "lost_race", "response_close", "discarded"}
+        assert set(everything.idle_seconds) == {"reused", "replaced"}
+        assert set(everything.dropped_idle_seconds) == {"fin", "reset"}
+        assert set(everything.setup_seconds) == {"new", "replaced", "lost_race"}
+        assert set(everything.setup_phase_seconds) == {"connect"}
+        assert everything.wait_seconds
+        assert everything.failed_wait_seconds
+        assert snapshot.upstreams[1].failed_setup_seconds
+        assert kept
+
+
+def test_it_needs_neither_an_sdk_nor_metrics() -> None:
+    program = """
+        import sys, pool_telemetry, urllib3
+        from misbehaving import Server
+        pool_telemetry.install(metrics="off", spans="off")
+        with Server() as server, urllib3.PoolManager() as http:
+            for _ in range(1000):  # the buffer of samples is emptied several times
+                http.request("GET", server.url + "/ok")
+            (upstream,) = pool_telemetry.snapshot().upstreams
+        print(upstream.checkouts["reused"], upstream.idle_seconds["reused"].count, "opentelemetry.sdk" in sys.modules)
+        """
+    assert programs.run(program).split() == ["999", "999", "False"]
+
+
+def test_the_servers_keep_alive_limit_is_where_it_closes(telemetry: Telemetry) -> None:
+    telemetry.install(metrics="off")
+    with Server() as server, manager(server.ca_file) as http:
+        for _ in range(5):
+            http.request("GET", f"{server.url}/fin/0.2")
+            wait_for_peer(pooled(http.connection_from_url(server.url))[-1].sock)
+        http.request("GET", f"{server.url}/ok")
+        limit = of(server).remote_close_seconds
+        closes = sorted(close.seconds for close in server.books.idle_closes)
+    assert limit is not None
+    assert limit.count == len(closes) == 5
+    # The kernel counts in jiffies of up to 10 ms.
+    assert limit.minimum == pytest.approx(closes[0], abs=0.011)
+    assert limit.maximum == pytest.approx(closes[-1], abs=0.011)
+
+
+def test_a_connection_is_told_as_it_is(telemetry: Telemetry) -> None:
+    with Server(tls="1.3") as server, manager(server.ca_file, maxsize=2) as http:
+        early = http.request("GET", f"{server.url}/ok", preload_content=False)
+        telemetry.install()
+        http.request("GET", f"{server.url}/ok")
+        early.drain_conn()
+        early.release_conn()
+        began = time.monotonic()
+        http.request("GET", f"{server.url}/ok")
+        held = http.request("GET", f"{server.url}/big/100000", preload_content=False)
+        own = sorted(of(server).connections, key=lambda each: each.is_adopted)
+        took = time.monotonic() - began
+        assert [each.is_adopted for each in own] == [False, True]
+        for each in own:
+            assert (each.peer_address, each.peer_port) == ("127.0.0.1", server.port)
+            assert (each.tcp_state, each.tls_version, each.protocol_version) == ("established", "TLSv1.3", "1.1")
+        (opened, adopted) = own
+        assert adopted.age_seconds is adopted.requests is None
+        assert opened.age_seconds is not None
+        active, idle = (own, own[::-1])[opened.state == "idle"]
+        assert (active.state, active.idle_seconds) == ("active", None)
+        assert idle.state == "idle"
+        assert idle.idle_seconds is not None
+        assert 0 < idle.idle_seconds < opened.age_seconds + took
+        assert opened.requests in (1, 2)
+        held.drain_conn()
+
+
+def test_a_parked_socket_is_told_with_the_age_of_its_fin(telemetry: Telemetry) -> None:
+    telemetry.install()
+    with Server() as server, manager(server.ca_file) as http:
+        http.request("GET", f"{server.url}/fin/0")
+        wait_for_peer(pooled(http.connection_from_url(server.url))[-1].sock)
+        time.sleep(0.1)
+        (parked,) = of(server).connections
+    assert (parked.state, parked.tcp_state) == ("idle", "close_wait")
+    assert parked.close_wait_seconds is not None
+    assert parked.idle_seconds is not None
+    assert 0.08 <= parked.close_wait_seconds <= parked.idle_seconds
+
+
+def test_after_uninstall_the_totals_are_still_there(telemetry: Telemetry) -> None:
+    telemetry.install()
+    assert pool_telemetry.snapshot().is_installed
+    with Server() as server, manager(server.ca_file) as http:
+        http.request("GET", f"{server.url}/ok")
+        pool_telemetry.uninstall()
+        assert not pool_telemetry.snapshot().is_installed
+        assert of(server).opened_connections == 1
+
+
+def test_before_install_there_is_nothing() -> None:
+    program = """
+        import pool_telemetry, sys
+        snapshot = pool_telemetry.snapshot()
+        print(snapshot.upstreams, snapshot.watched_seconds, snapshot.is_installed, "urllib3" in sys.modules)
+        """
+    assert programs.run(program).strip() == "() 0.0 False False"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="missing: os.fork")
+def test_a_child_begins_anew_and_counts_what_it_uses_of_its_parents_connections() -> None:
+    program = """
+        import os, pool_telemetry, urllib3
+        from misbehaving import Server
+        pool_telemetry.install()
+        with Server() as server, urllib3.PoolManager(maxsize=2) as http:
+            get = lambda: http.request("GET", server.url + "/ok")
+            held = http.request("GET", server.url + "/ok", preload_content=False)
+            get()
+            held.drain_conn()
+            if pid := os.fork():
+                assert os.waitpid(pid, 0)[1] == 0
+                get()
+                (upstream,) = pool_telemetry.snapshot().upstreams
+                assert upstream.inherited_connections == 0
+                assert upstream.checkouts["reused"] == 1
+            else:
+                before = pool_telemetry.snapshot()
+                assert (before.upstreams, before.process) == ((), os.getpid())
+                get()
+                (upstream,) = pool_telemetry.snapshot().upstreams
+                # Two were inherited, and are known; one was used.
+                assert upstream.adopted_connections == len(upstream.connections) == 2
+                assert upstream.inherited_connections == 1
+                http.clear()
+                (upstream,) = pool_telemetry.snapshot().upstreams
+                assert upstream.inherited_connections == 1
+                os._exit(0)
+        print("both")
+        """
+    assert programs.run(program).strip() == "both"
+
+
+def test_it_is_plain_data_that_json_keeps(telemetry: Telemetry) -> None:
+    telemetry.install(metrics="all")
+    with Server() as server, Server() as closed:
+        refusing = closed.port
+        closed.__exit__(None, None, None)
+        kept = live_through_everything(server, refusing)
+        snapshot = pool_telemetry.snapshot()
+        assert kept
+    assert Snapshot.from_json(snapshot.to_json()) == snapshot
+    assert Snapshot.from_dict(snapshot.to_dict()) == snapshot
+    assert json.loads(snapshot.to_json()) == snapshot.to_dict()
+    assert SECRET not in snapshot.to_json()
+    assert "user" not in json.dumps(snapshot.to_dict()["upstreams"]).replace("use_seconds", "")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        snapshot.process = 1  # type: ignore[misc]  # that is the point
+    assert all(math.isfinite(figure) for figure in _figures(snapshot.to_dict()))
+
+
+def _figures(value: Any) -> Iterable[float]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [figure for each in value for figure in _figures(each)]
+    return [value] if isinstance(value, (int, float)) else []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 2, "version": "9.9"}, "of schema 2, made by pool_telemetry 9.9: this one reads up to 1"),
+        ({"schema": None}, "this is no snapshot"),
+        ({"process": "1"}, "snapshot.process of the snapshot is '1'"),
+        ({"upstreams": [{}]}, r"the snapshot lacks snapshot.upstreams\[0\].scheme"),
+        ({"upstreams": None}, "snapshot.upstreams of the snapshot is None"),
+        ({"is_installed": 1}, "snapshot.is_installed of the snapshot is 1"),
+    ],
+)
+def test_what_is_no_snapshot_is_a_clear_error(change: dict[str, Any], message: str) -> None:
+    data = pool_telemetry.snapshot().to_dict()
+    with pytest.raises(ValueError, match=message):
+        Snapshot.from_dict({**data, **change})
+
+
+def test_an_address_of_ipv6_is_written_as_in_a_url(telemetry: Telemetry) -> None:
+    telemetry.install()
+    with Server(host="::1") as server, manager(server.ca_file) as http:
+        http.request("GET", f"{server.url}/ok")
+        assert of(server).name == f"http://[::1]:{server.port}"

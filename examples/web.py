@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -51,11 +52,11 @@ class _OneLine(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         for span in spans:
             if span.name.startswith("HTTP connection_"):
-                print(describe(span), file=sys.stderr, flush=True)
+                print(_describe(span), file=sys.stderr, flush=True)
         return SpanExportResult.SUCCESS
 
 
-def describe(span: ReadableSpan) -> str:
+def _describe(span: ReadableSpan) -> str:
     """One line about a span."""
     attributes = span.attributes or {}
     told = [text.format(attributes[name]) for name, text in _SHOWN.items() if name in attributes]
@@ -78,10 +79,9 @@ def main(command: Sequence[str]) -> int:
         with subprocess.Popen(command, env=environ) as application:
             # So that it is not left behind where this process alone is ended.
             signal.signal(signal.SIGTERM, lambda *_: application.terminate())
-            try:
-                return application.wait()
-            except KeyboardInterrupt:  # the application has got it as well
-                return application.wait()
+            with contextlib.suppress(KeyboardInterrupt):  # the application has got it as well
+                application.wait()
+            return application.wait()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import web
 from pool_telemetry.flask import PoolTelemetry
 
 app = Flask(__name__)
-app.config["POOL_TELEMETRY_EXPORT"] = web.is_exporting()
+app.config["POOL_TELEMETRY_EXPORT"] = True
 PoolTelemetry(app)
 
 if not web.is_exporting():

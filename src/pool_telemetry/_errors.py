@@ -11,5 +11,10 @@ class MissingExporterError(ImportError):
     """An exporter was asked for whose package is not installed."""
 
 
-#: Their words are enough; of anything else the traceback tells more.
+#: Of these the words are enough.
 EXPLAINED = (UnsupportedUrllib3Error, MissingExporterError)
+
+
+def unexplained(error: Exception) -> Exception | None:
+    """An error whose traceback is to be logged with it, ``None`` if its words are enough."""
+    return None if isinstance(error, EXPLAINED) else error

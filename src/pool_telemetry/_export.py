@@ -4,7 +4,7 @@ They are never set as the global ones. Those are the application's to set, once 
 and what got a tracer of ours meanwhile would keep it.
 
 Each process makes its own. In a forked child the SDK goes on with the parent's: with what the parent's histograms held,
-and, in older versions, under its identity, where two writers of one series belie each other.
+and, in older versions, under its identity, where two that write one series overwrite each other.
 
 The only importer of the SDK, and imported only when asked for.
 """
@@ -12,6 +12,7 @@ The only importer of the SDK, and imported only when asked for.
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import uuid
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from ._errors import MissingExporterError
+from ._settings import STARTED_IN
 
 # The protocols of OTEL_EXPORTER_OTLP_PROTOCOL, as the entry points of exporters have them.
 _PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
@@ -52,11 +54,8 @@ def check_exporters(*, traces: bool = True, metrics: bool = True) -> None:
 _made: dict[tuple[int, str], Any] = {}
 
 
-def tracer_provider(*, is_fork: bool = False) -> TracerProvider | None:
+def tracer_provider() -> TracerProvider | None:
     """The process's own tracer provider, ``None`` if nothing exports traces; it is flushed at exit.
-
-    Args:
-        is_fork: the process may have siblings with the same environment.
 
     Raises:
         MissingExporterError: the package of an exporter is not installed.
@@ -64,18 +63,15 @@ def tracer_provider(*, is_fork: bool = False) -> TracerProvider | None:
     key = os.getpid(), "traces"
     exporters = [] if key in _made else [make() for make in _exporters("traces")]
     if exporters:
-        _made[key] = provider = TracerProvider(resource=_resource(is_fork), shutdown_on_exit=False)
+        _made[key] = provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         for exporter in exporters:
             provider.add_span_processor(BatchSpanProcessor(exporter))
         _shut_down_at_exit(provider)
     return _made.get(key)
 
 
-def meter_provider(*, is_fork: bool = False) -> MeterProvider | None:
+def meter_provider() -> MeterProvider | None:
     """The process's own meter provider, ``None`` if nothing exports metrics; it is flushed at exit.
-
-    Args:
-        is_fork: the process may have siblings with the same environment.
 
     Raises:
         MissingExporterError: the package of an exporter is not installed.
@@ -85,22 +81,23 @@ def meter_provider(*, is_fork: bool = False) -> MeterProvider | None:
     if made:
         # An exporter that is asked, as Prometheus asks, is a reader already.
         readers = [each if isinstance(each, MetricReader) else _pushing(each) for each in made]
-        _made[key] = provider = MeterProvider(readers, _resource(is_fork), shutdown_on_exit=False)
+        _made[key] = provider = MeterProvider(readers, _resource(), shutdown_on_exit=False)
         _shut_down_at_exit(provider)
     return _made.get(key)
 
 
-# The same for spans and metrics.
-_instance_ids: dict[int, str] = {}
+@functools.cache
+def _instance_id(process: int) -> str:
+    return str(uuid.uuid4())  # the same for spans and metrics
 
 
-def _resource(is_fork: bool) -> Resource:
+def _resource() -> Resource:
     process = os.getpid()
     attributes: dict[str, str | int] = {"process.pid": process}
     given = OTELResourceDetector().detect().attributes.get(SERVICE_INSTANCE_ID)
     if given is None:
-        attributes[SERVICE_INSTANCE_ID] = _instance_ids.setdefault(process, str(uuid.uuid4()))
-    elif is_fork:  # given to all that were forked
+        attributes[SERVICE_INSTANCE_ID] = _instance_id(process)
+    elif process != STARTED_IN:  # given to all that were forked
         attributes[SERVICE_INSTANCE_ID] = f"{given}-{process}"
     return Resource.create(attributes)
 

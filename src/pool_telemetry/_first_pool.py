@@ -32,7 +32,7 @@ class FirstPool:
         self.is_awaited = True
 
     def wait(self) -> None:
-        """Begin to."""
+        """Stand among the finders, to see urllib3 come."""
         sys.meta_path.insert(0, self)
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
@@ -46,7 +46,7 @@ class FirstPool:
             self._report(error)
 
     def came(self) -> None:
-        """A pool is being made."""
+        """A pool is being made: install, unless this is done or under way."""
         from threading import get_ident  # that of gevent, if it has patched
 
         # Other threads wait at install()'s lock; a pool that is made in the course of installing does not.
@@ -54,12 +54,13 @@ class FirstPool:
         if self.is_awaited and thread not in self._installing:
             try:
                 self._installing.add(thread)
-                self._try_to_install()
+                self.install()
                 self.is_awaited = False
             finally:  # a KeyboardInterrupt leaves it to the next pool
                 self._installing.discard(thread)
 
-    def _try_to_install(self) -> None:
+    def install(self) -> None:
+        """Install, or report why it cannot be done."""
         try:
             self._install()
         except Exception as error:

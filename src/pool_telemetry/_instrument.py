@@ -6,10 +6,11 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ._settings import Settings
+from ._settings import ENVIRONMENT_PREFIX, Settings
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -26,14 +27,26 @@ if TYPE_CHECKING:
 
 #: What is no setting, as the environment cannot hold it; and what each has to have.
 _PROVIDERS = {"tracer_provider": "get_tracer", "meter_provider": "get_meter"}
-_started_in = os.getpid()
 _lock = threading.RLock()
 _ledger: Ledger | None = None
-_planned: Mapping[str, Any] | None = None
-_settings: Settings | None = None  # of the install() that is in force
+_wanted: Wanted | None = None  # in force, or to be put in force by the first pool
 _hooks: Hooks | None = None
 _emitter: MetricsEmitter | None = None
 _stand_ins: StandIns | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What ``install()`` is asked for, with the environment as it was then.
+
+    Attributes:
+        says_export: whether anybody has said yes or no to ``export``.
+    """
+
+    settings: Settings
+    tracer_provider: TracerProvider | None
+    meter_provider: MeterProvider | None
+    says_export: bool
 
 
 def install(
@@ -75,7 +88,7 @@ def install(
         UnsupportedUrllib3Error: a urllib3 whose pool is not known, urllib3-future for one.
         MissingExporterError: ``export`` is on, and the package of the exporter is not installed.
     """
-    settings = check(
+    wanted = resolve(
         {
             "spans": spans,
             "metrics": metrics,
@@ -89,23 +102,21 @@ def install(
             **unknown,
         }
     )
-    with _lock:
-        if _hooks is None:
-            _install(settings, tracer_provider, meter_provider)
+    put_in(wanted)
 
 
 def uninstall() -> None:
     """Put urllib3 back as it was, and fall silent; what has been counted so far goes on at the next ``install()``."""
-    global _planned, _settings, _hooks, _emitter, _stand_ins
+    global _wanted, _hooks, _emitter, _stand_ins
     with _lock:
-        _planned = None
+        _wanted = None
         if _hooks is None or _ledger is None:
             return
         _hooks.take_out()
         _ledger.detach()
         if _emitter is not None:
             _emitter.stop()
-        _settings = _hooks = _emitter = _stand_ins = None
+        _hooks = _emitter = _stand_ins = None
 
 
 def snapshot() -> Snapshot:
@@ -136,8 +147,8 @@ def snapshot() -> Snapshot:
     )
 
 
-def check(arguments: Mapping[str, Any]) -> Settings:
-    """The settings that ``install()`` makes of its arguments and the environment.
+def resolve(arguments: Mapping[str, Any]) -> Wanted:
+    """What arguments of ``install()`` and the environment ask for.
 
     Raises:
         TypeError: an unknown setting, or a value of the wrong type.
@@ -147,45 +158,52 @@ def check(arguments: Mapping[str, Any]) -> Settings:
         provider = arguments.get(name)
         if provider is not None and not callable(getattr(provider, method, None)):
             raise TypeError(f"{name}={provider!r} must be an OpenTelemetry provider, with a method {method}()")
-    return Settings.resolve({name: value for name, value in arguments.items() if name not in _PROVIDERS})
+    return Wanted(
+        Settings.resolve({name: value for name, value in arguments.items() if name not in _PROVIDERS}),
+        **{name: arguments.get(name) for name in _PROVIDERS},
+        says_export=arguments.get("export") is not None
+        or bool(os.environ.get(f"{ENVIRONMENT_PREFIX}EXPORT", "").strip()),
+    )
+
+
+def wanted() -> Wanted | None:
+    """What is in force, or going to be with the first pool."""
+    return _wanted
+
+
+def plan(wanted: Wanted) -> Callable[[], None]:
+    """Gives what puts this in force, unless ``uninstall()`` or another has come before."""
+    global _wanted
+    _wanted = wanted
+    return lambda: put_in(wanted) if _wanted is wanted else None
+
+
+def put_in(wanted: Wanted) -> None:
+    """Put it in force, if nothing is."""
+    global _wanted
+    with _lock:
+        if _hooks is None:
+            _wanted = None
+            _install(wanted.settings, wanted.tracer_provider, wanted.meter_provider)
+            _wanted = wanted
 
 
 def rehearse(arguments: Mapping[str, Any]) -> None:
     """Raise what ``install()`` would raise, and change nothing."""
-    settings = check(arguments)
+    wanted = resolve(arguments)
     import urllib3
 
     from ._support import check_supported
 
     check_supported(urllib3)
-    if settings.export:
-        from ._export import check_exporters
+    if wanted.settings.export:
+        from ._stand_ins import check_exporters
 
-        check_exporters(traces=settings.spans != "off", metrics=settings.metrics != "off")
-
-
-def plan(arguments: Mapping[str, Any]) -> None:
-    """Remember arguments with which ``install()`` is going to be called, unless ``uninstall()`` is before."""
-    global _planned
-    _planned = arguments
-
-
-def planned() -> Mapping[str, Any] | None:
-    """The arguments that were planned last, also after ``install()``; ``None`` after ``uninstall()``."""
-    return _planned
-
-
-def settings_in_force() -> Settings | None:
-    """Those of the ``install()`` that came first or is planned, ``None`` without one."""
-    return check(_planned) if _settings is None and _planned is not None else _settings
+        check_exporters(wanted.settings, wanted.tracer_provider, wanted.meter_provider)
 
 
 def export() -> None:
-    """Export from now on as the ``OTEL_*`` variables say, where the application has set no provider.
-
-    Raises:
-        MissingExporterError: the package of an exporter is not installed.
-    """
+    """Export from now on as the ``OTEL_*`` variables say, where the application has set no provider."""
     with _lock:
         if _stand_ins is not None:
             _stand_ins.is_wanted = True
@@ -193,7 +211,7 @@ def export() -> None:
 
 
 def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None) -> None:
-    global _ledger, _settings, _hooks, _emitter, _stand_ins
+    global _ledger, _hooks, _emitter, _stand_ins
     # Not at the top: gevent has to patch before urllib3 and ssl are imported, and may do so after us.
     from time import monotonic_ns
 
@@ -208,8 +226,10 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
     from ._ledger import Ledger
     from ._metrics import MetricsEmitter
     from ._spans import SpanObserver
-    from ._stand_ins import StandIns
+    from ._stand_ins import StandIns, check_exporters
 
+    if settings.export:
+        check_exporters(settings, tracer_provider, meter_provider)
     if _ledger is None:
         _ledger = Ledger(_urllib3.pooled, _urllib3.is_closed, monotonic_ns)
         if hasattr(os, "register_at_fork"):
@@ -220,9 +240,7 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
     _ledger.by_peer = settings.peer_address
     emitter = MetricsEmitter(settings, _ledger) if settings.metrics != "off" else None
     observer = SpanObserver(settings, tracer_provider) if settings.spans != "off" else None
-    stand_ins = StandIns(observer, emitter, tracer_provider, meter_provider, _started_in)
-    stand_ins.is_wanted = settings.export
-    stand_ins.check()
+    stand_ins = StandIns(settings, observer, emitter, tracer_provider, meter_provider)
     hooks = Hooks(
         _ledger,
         settings,
@@ -240,7 +258,7 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
         hooks.take_out()
         _ledger.detach()
         raise
-    _settings, _hooks, _emitter, _stand_ins = settings, hooks, emitter, stand_ins
+    _hooks, _emitter, _stand_ins = hooks, emitter, stand_ins
 
 
 def _before_fork() -> None:
@@ -267,4 +285,4 @@ def _start_afresh_in_child() -> None:
 def _provide_stand_ins() -> None:
     with _lock:
         if _stand_ins is not None:
-            _stand_ins.provide_or_log()
+            _stand_ins.provide()

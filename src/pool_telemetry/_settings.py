@@ -12,6 +12,8 @@ from typing import Any
 log = logging.getLogger("pool_telemetry")
 
 ENVIRONMENT_PREFIX = "POOL_TELEMETRY_"
+#: The process that has imported this library. Another one has been forked, and may have siblings.
+STARTED_IN = os.getpid()
 SPANS = ("off", "notable", "all")
 METRICS = ("off", "core", "all")
 _FLAGS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}

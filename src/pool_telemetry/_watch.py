@@ -89,7 +89,7 @@ class Watch:
         flush: Callable[[], None],
         meet_class: Callable[[type], None],
         on_fault: Callable[[], None],
-        meet_process: Callable[[], None] = lambda: None,
+        meet_process: Callable[[], None],
     ) -> None:
         self.ledger = ledger
         self.current_use = current_use

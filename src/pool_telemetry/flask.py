@@ -29,7 +29,7 @@ class PoolTelemetry:
     """
 
     def __init__(self, app: Flask | None = None, **settings: Any) -> None:
-        self._settings = _given(settings)
+        self._settings = {name: value for name, value in settings.items() if value is not None}
         if app is not None:
             self.init_app(app)
 
@@ -40,14 +40,5 @@ class PoolTelemetry:
             TypeError: an unknown setting, or a value of the wrong type.
             ValueError: a value that is not allowed.
         """
-        start({**_settings_of(app), **self._settings}, f"the Flask application {app.name!r}")
+        start({**app.config.get_namespace(ENVIRONMENT_PREFIX), **self._settings}, f"the Flask application {app.name!r}")
         app.extensions["pool_telemetry"] = self
-
-
-def _settings_of(app: Flask) -> dict[str, Any]:
-    # An unknown name goes on too, in the spelling in which start() will tell that it is none.
-    return _given(app.config.get_namespace(ENVIRONMENT_PREFIX))
-
-
-def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if value is not None}

@@ -106,18 +106,6 @@ SEVERAL = """
     """
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
-        yield running
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as running:
-        yield running
-
-
 def write(folder: Path, **modules: str) -> Path:
     """Modules of these names in a folder, beside ``pages``; gives the folder."""
     for name, text in {"pages": PAGES, **modules}.items():
@@ -471,9 +459,9 @@ def test_an_application_that_sets_opentelemetry_up_itself_gets_everything_below_
 
 def in_force() -> Settings:
     """The settings of the installation, which is there."""
-    settings = _instrument.settings_in_force()
-    assert settings is not None
-    return settings
+    wanted = _instrument.wanted()
+    assert wanted is not None
+    return wanted.settings
 
 
 def app_with(name: str = "shop", **config: Any) -> Flask:
@@ -555,7 +543,7 @@ def test_a_bad_key_is_an_error_and_nothing_is_watched(fault: str, way: str) -> N
     app = app_with(**config)
     with pytest.raises(kind, match=message):
         PoolTelemetry(app) if way == "constructor" else PoolTelemetry().init_app(app)
-    assert _instrument.settings_in_force() is None
+    assert _instrument.wanted() is None
     assert "pool_telemetry" not in app.extensions
     # Nor is it in the way of a good one.
     PoolTelemetry(app_with(POOL_TELEMETRY_SPANS="off"))
@@ -567,7 +555,7 @@ def test_a_bad_argument_is_an_error_and_nothing_is_watched() -> None:
         PoolTelemetry(Flask("shop"), span="all")
     with pytest.raises(ValueError, match="spans='loud' is not one of 'off', 'notable', 'all'"):
         PoolTelemetry(Flask("shop"), spans="loud")
-    assert _instrument.settings_in_force() is None
+    assert _instrument.wanted() is None
 
 
 def test_a_key_of_a_later_application_is_checked_as_well() -> None:
@@ -618,7 +606,7 @@ def test_install_comes_first_if_it_was_called_first(caplog: pytest.LogCaptureFix
 def test_uninstall_takes_it_back_and_the_next_application_has_it_anew() -> None:
     PoolTelemetry(Flask("shop"), spans="all")
     pool_telemetry.uninstall()
-    assert _instrument.settings_in_force() is None
+    assert _instrument.wanted() is None
     PoolTelemetry(Flask("shop"), spans="off")
     assert in_force() == Settings(spans="off")
 
@@ -630,17 +618,35 @@ def test_uninstall_before_the_first_pool_takes_it_back() -> None:
         from pool_telemetry import _instrument
         from pool_telemetry.flask import PoolTelemetry
         PoolTelemetry(flask.Flask("shop"), spans="all")
-        print(_instrument.settings_in_force().spans)
+        print(_instrument.wanted().settings.spans)
         pool_telemetry.uninstall()
-        print(_instrument.settings_in_force())
+        print(_instrument.wanted())
         import urllib3
         urllib3.HTTPConnectionPool("localhost")
-        print(_instrument.settings_in_force())
+        print(_instrument.wanted(), _instrument._hooks)
         PoolTelemetry(flask.Flask("shop"), spans="off")
-        print(_instrument.settings_in_force().spans)
+        print(_instrument.wanted().settings.spans, _instrument._hooks is not None)
         """
     )
-    assert told.split() == ["all", "None", "None", "off"]
+    assert told.split() == ["all", "None", "None", "None", "off", "True"]
+
+
+def test_after_one_that_could_not_be_the_next_application_is_watched(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "nobody_has_it")
+    PoolTelemetry(Flask("first"), export=True)
+    assert _instrument.wanted() is None
+    PoolTelemetry(Flask("second"))
+    assert in_force() == Settings()
+    (record,) = caplog.records
+    assert record.getMessage().startswith("connection pools are not watched: no OpenTelemetry exporter")
+
+
+def test_other_providers_are_something_else(caplog: pytest.LogCaptureFixture, telemetry: Telemetry) -> None:
+    PoolTelemetry(Flask("first"))
+    PoolTelemetry(Flask("second"), meter_provider=telemetry.meter_provider)
+    assert "the settings of the Flask application 'second' change nothing" in caplog.text
 
 
 def test_no_application_is_kept_alive() -> None:

@@ -10,7 +10,7 @@ import textwrap
 import threading
 import urllib.error
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -47,12 +47,6 @@ def application(environ, start_response):
 """
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as running:
-        yield running
-
-
 def gunicorn(
     folder: Path,
     receiver: Receiver,
@@ -71,7 +65,7 @@ def gunicorn(
     (folder / "gunicorn.conf.py").write_text(conf)
     port = free_port()
     command = [*before, str(Path(sys.executable).with_name("gunicorn")), "-b", f"127.0.0.1:{port}", *options]
-    return serving([*command, "app:application"], port, folder, [folder], **exporting(receiver, **variables))
+    return serving([*command, "app:application"], port, folder, (), **exporting(receiver, **variables))
 
 
 def serves(service: Service, server: Server, requests: int, path: str = "/fin/0.05") -> Counter[int]:
@@ -389,13 +383,13 @@ def test_the_line_imports_nothing_that_gevent_patches_or_that_is_slow() -> None:
         (EARLY + APP, {"OTEL_TRACES_EXPORTER": "nobody_has_it"}, "no OpenTelemetry exporter 'nobody_has_it'"),
         ("import urllib3; urllib3.__version__ = '1.25'\n" + EARLY + APP, {}, "urllib3 1.25 is not supported"),
         (
-            "from pool_telemetry import _instrument; _instrument.install = lambda: 1 / 0\n" + EARLY + APP,
+            "from pool_telemetry import _instrument; _instrument.put_in = lambda _: 1 / 0\n" + EARLY + APP,
             {},
             "division by zero",
         ),
     ],
 )
-def test_what_cannot_be_watched_is_one_warning_of_each_worker_and_everything_is_served(
+def test_what_cannot_be_watched_or_exported_is_one_warning_of_each_worker_and_everything_is_served(
     app: str, variables: dict[str, str], reason: str, tmp_path: Path, receiver: Receiver
 ) -> None:
     with Server() as server:
@@ -403,7 +397,8 @@ def test_what_cannot_be_watched_is_one_warning_of_each_worker_and_everything_is_
             serves(service, server, 2)
             assert service.stop() == 0
         said = service.said()
-        assert said.count("connection pools are not watched") == 1
+        assert said.count("connection pools are not watched: ") == (reason[:2] != "no")
+        assert said.count("nothing is exported from this process: ") == (reason[:2] == "no")
         assert reason in said
         assert ("Traceback" in said) is (reason == "division by zero")
         assert server.books.responses == 2
@@ -423,3 +418,38 @@ def post_worker_init(worker):
         service.stop()
         assert "and mine" in service.said()
     assert {span.resource["process.pid"] for span in receiver.spans} == set(answered)
+
+
+def test_what_an_older_sdk_lets_workers_share_is_replaced_and_what_install_was_told_stays() -> None:
+    """An SDK that gives no identity to a child, and the fork of gunicorn's arbiter, without either."""
+    told = programs.run(
+        """
+        import pool_telemetry
+        from opentelemetry import metrics
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+        from opentelemetry.sdk.resources import Resource
+        from pool_telemetry import _instrument, gunicorn
+
+        shared = MeterProvider([InMemoryMetricReader()], Resource({"telemetry.auto.version": "1"}))
+        metrics.set_meter_provider(shared)
+        gunicorn._note_what_is_shared()
+        pool_telemetry.install(spans="off", excluded_hosts="a,b")
+        gunicorn.post_worker_init(None)
+        wanted = _instrument.wanted()
+        print(wanted.settings.spans, *wanted.settings.excluded_hosts)
+        print(wanted.meter_provider not in (None, shared))
+        print(sorted(wanted.meter_provider._sdk_config.resource.attributes.keys() & {"service.instance.id"}))
+        """,
+        (),
+        OTEL_METRICS_EXPORTER="console",
+    )
+    assert told.splitlines()[:3] == ["off a b", "True", "['service.instance.id']"]
+
+
+def test_an_install_that_said_no_is_not_overruled(tmp_path: Path, receiver: Receiver) -> None:
+    app = "import pool_telemetry\npool_telemetry.install(export=False)\n" + EARLY + APP
+    with Server() as server, gunicorn(tmp_path, receiver, app=app, UPSTREAM=server.url) as service:
+        serves(service, server, 2)
+        service.stop()
+    assert not receiver.exports

@@ -28,18 +28,6 @@ INSTRUMENTATIONS = "opentelemetry.instrumentation"
 REQUESTS, URLLIB3 = f"{INSTRUMENTATIONS}.requests", f"{INSTRUMENTATIONS}.urllib3"
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as running:
-        yield running
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as running:
-        yield running
-
-
 # The command
 
 CLIENTS = {

@@ -3,7 +3,7 @@
 from web import is_exporting, show_spans_on_console
 
 INSTALLED_APPS = ["mysite", "pool_telemetry.django"]
-POOL_TELEMETRY = {"export": is_exporting()}  # the arguments of pool_telemetry.install(), if any
+POOL_TELEMETRY = {"export": True}  # the arguments of pool_telemetry.install(), if any
 
 if not is_exporting():
     show_spans_on_console()  # in the place of your own set-up of OpenTelemetry, if you have one

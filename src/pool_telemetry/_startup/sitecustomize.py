@@ -1,6 +1,6 @@
 """The start-up hook: Python imports it by itself where this folder is on PYTHONPATH.
 
-It is written for any Python 3, as what it runs is: see there.
+It is written for any Python 3, as is what it runs: see _first_pool.py.
 """
 
 import os

@@ -22,7 +22,6 @@ class PoolTelemetryConfig(AppConfig):  # type: ignore[misc]  # Django has no typ
 
     name = "pool_telemetry.django"
     label = "pool_telemetry"  # its last part by default, which says little
-    verbose_name = "pool_telemetry"
 
     def ready(self) -> None:
         """Start to watch."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import sys
 import uuid
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -45,13 +46,29 @@ def check_exporters(*, traces: bool = True, metrics: bool = True) -> None:
     Raises:
         MissingExporterError: the package of one is not installed.
     """
-    for signal, is_wanted in {"traces": traces, "metrics": metrics}.items():
-        if is_wanted:
-            _exporters(signal)
+    wanted = [signal for signal, is_wanted in {"traces": traces, "metrics": metrics}.items() if is_wanted]
+    found = [_exporters(signal) for signal in wanted]
+    if any(found):
+        _detected()
+
+
+@functools.cache
+def _detected() -> Resource:
+    # Once, and before anything is watched: detectors may make requests, in threads that are waited for.
+    return Resource.create()
 
 
 # One of each in a process: by its number and the signal.
 _made: dict[tuple[int, str], Any] = {}
+
+
+# Not by the providers themselves: a forked child would export what is its parent's. And now, so that what the
+# application does at exit is told too: handlers run last to first.
+@atexit.register
+def _shut_down() -> None:
+    for (process, _), provider in tuple(_made.items()):
+        if process == os.getpid():
+            provider.shutdown()
 
 
 def tracer_provider() -> TracerProvider | None:
@@ -63,10 +80,10 @@ def tracer_provider() -> TracerProvider | None:
     key = os.getpid(), "traces"
     exporters = [] if key in _made else [make() for make in _exporters("traces")]
     if exporters:
-        _made[key] = provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
+        provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         for exporter in exporters:
             provider.add_span_processor(BatchSpanProcessor(exporter))
-        _shut_down_at_exit(provider)
+        _made.setdefault(key, provider)
     return _made.get(key)
 
 
@@ -81,8 +98,7 @@ def meter_provider() -> MeterProvider | None:
     if made:
         # An exporter that is asked, as Prometheus asks, is a reader already.
         readers = [each if isinstance(each, MetricReader) else _pushing(each) for each in made]
-        _made[key] = provider = MeterProvider(readers, _resource(), shutdown_on_exit=False)
-        _shut_down_at_exit(provider)
+        _made.setdefault(key, MeterProvider(readers, _resource(), shutdown_on_exit=False))
     return _made.get(key)
 
 
@@ -97,20 +113,14 @@ def _resource() -> Resource:
     given = OTELResourceDetector().detect().attributes.get(SERVICE_INSTANCE_ID)
     if given is None:
         attributes[SERVICE_INSTANCE_ID] = _instance_id(process)
-    elif process != STARTED_IN:  # given to all that were forked
+    elif process != STARTED_IN or _is_of_multiprocessing():  # given to its siblings as well
         attributes[SERVICE_INSTANCE_ID] = f"{given}-{process}"
-    return Resource.create(attributes)
+    return _detected().merge(Resource(attributes))
 
 
-def _shut_down_at_exit(provider: TracerProvider | MeterProvider) -> None:
-    process = os.getpid()
-
-    # Not by the provider itself: a forked child would export what is its parent's.
-    def shut_down() -> None:
-        if os.getpid() == process:
-            provider.shutdown()
-
-    atexit.register(shut_down)
+def _is_of_multiprocessing() -> bool:
+    module = sys.modules.get("multiprocessing.process")  # which a child of it has imported
+    return module is not None and module.parent_process() is not None
 
 
 def _pushing(exporter: MetricExporter) -> PeriodicExportingMetricReader:

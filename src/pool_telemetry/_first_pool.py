@@ -64,8 +64,12 @@ class FirstPool:
         try:
             self._install()
         except Exception as error:
-            if getattr(error, "name", None) != "pool_telemetry":  # else a Python that does not have it: not for us
-                self._report(error)
+            if getattr(error, "name", None) == "pool_telemetry":
+                return  # a Python that does not have it: not for us
+            from pool_telemetry._faults import let_signals_pass
+
+            let_signals_pass()
+            self._report(error)
 
     def _report(self, error: Exception) -> None:
         if self._is_reported:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 #: What is no setting, as the environment cannot hold it; and what each has to have.
 _PROVIDERS = {"tracer_provider": "get_tracer", "meter_provider": "get_meter"}
+# Seconds that a thread waits at most for another that is installing, or making exporters: less than the five for which
+# the SDK waits for a detector of resources, whose request may be what waits.
+_PATIENCE = 3.0
 _lock = threading.RLock()
 _ledger: Ledger | None = None
 _wanted: Wanted | None = None  # in force, or to be put in force by the first pool
@@ -181,11 +185,18 @@ def plan(wanted: Wanted) -> Callable[[], None]:
 def put_in(wanted: Wanted) -> None:
     """Put it in force, if nothing is."""
     global _wanted
-    with _lock:
+    # Not for ever: the thread that is installing may wait for this one, which detects a resource by a request.
+    if not _lock.acquire(timeout=_PATIENCE):
+        return
+    try:
         if _hooks is None:
-            _wanted = None
             _install(wanted.settings, wanted.tracer_provider, wanted.meter_provider)
             _wanted = wanted
+    except BaseException:
+        _wanted = None
+        raise
+    finally:
+        _lock.release()
 
 
 def rehearse(arguments: Mapping[str, Any]) -> None:
@@ -204,10 +215,15 @@ def rehearse(arguments: Mapping[str, Any]) -> None:
 
 def export() -> None:
     """Export from now on as the ``OTEL_*`` variables say, where the application has set no provider."""
-    with _lock:
-        if _stand_ins is not None:
-            _stand_ins.is_wanted = True
-            _stand_ins.provide()
+    if _stand_ins is not None:
+        _stand_ins.is_wanted = True
+        _provide_stand_ins()
+
+
+def renew_lock() -> None:
+    """Make the lock anew, after a fork, or after gevent has patched: the old one takes all greenlets for one thread."""
+    global _lock
+    _lock = threading.RLock()
 
 
 def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None) -> None:
@@ -259,6 +275,8 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
         _ledger.detach()
         raise
     _hooks, _emitter, _stand_ins = hooks, emitter, stand_ins
+    if _ledger.pools():  # taken up again: they have been seen for the first time already
+        stand_ins.provide()
 
 
 def _before_fork() -> None:
@@ -272,8 +290,6 @@ def _after_fork_in_parent() -> None:
 
 
 def _start_afresh_in_child() -> None:
-    global _lock
-    _lock = threading.RLock()
     if _ledger is not None:
         _ledger.reset()
     if _emitter is not None:
@@ -283,6 +299,23 @@ def _start_afresh_in_child() -> None:
 
 
 def _provide_stand_ins() -> None:
-    with _lock:
-        if _stand_ins is not None:
-            _stand_ins.provide()
+    if _lock.acquire(timeout=_PATIENCE):  # as above
+        try:
+            if _stand_ins is not None:
+                _stand_ins.provide()
+        finally:
+            _lock.release()
+
+
+def _hold() -> None:
+    _lock.acquire(timeout=_PATIENCE)
+
+
+def _let_go() -> None:
+    with contextlib.suppress(RuntimeError):  # it was not to be had
+        _lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    # In the midst of another thread's install() a child would inherit half of it, and modules that are half imported.
+    os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=renew_lock)

@@ -6,6 +6,7 @@ Not sooner: what a server's parent process has started, threads and connections,
 from __future__ import annotations
 
 import logging
+import os
 
 from opentelemetry import metrics, trace
 from opentelemetry.metrics import MeterProvider
@@ -64,37 +65,40 @@ class StandIns:
         tracer_provider: TracerProvider | None,
         meter_provider: MeterProvider | None,
     ) -> None:
-        self._settings = settings
         self._observer = observer
         self._emitter = emitter
         self._given = tracer_provider, meter_provider
+        self._provided_in: int | None = None
         self.is_wanted = settings.export
 
     def provide(self) -> None:
         """Make this process's providers, if they are wanted and the application has none, or log once why not."""
-        if not self.is_wanted:
+        process = os.getpid()
+        if not self.is_wanted or self._provided_in == process:
             return
         tracer_provider, meter_provider = self._given
+        # Each for itself: an exporter that cannot be made is no reason to go without the other.
+        if self._observer is not None:
+            self._let_stand_in("spans", self._observer, _lacks_tracers(tracer_provider))
+        if self._emitter is not None:
+            self._let_stand_in("metrics", self._emitter, _lacks_meters(meter_provider))
+        self._provided_in = process
+
+    def _let_stand_in(self, what: str, user: SpanObserver | MetricsEmitter, is_lacking: bool) -> None:
         try:
             from . import _export
 
-            # All before any is used, so that nothing is half set up.
-            check_exporters(self._settings, *self._given)
-            tracers = _export.tracer_provider() if self._observer and _lacks_tracers(tracer_provider) else None
-            meters = _export.meter_provider() if self._emitter and _lacks_meters(meter_provider) else None
-            self._let_stand_in(tracers, meters)
+            if isinstance(user, SpanObserver):
+                user.let_stand_in(_export.tracer_provider() if is_lacking else None)
+            else:
+                user.let_stand_in(_export.meter_provider() if is_lacking else None)
         except Exception as error:
             let_signals_pass()
-            self.is_wanted = False
-            self.withdraw()
-            log.warning("nothing is exported from this process: %s", error, exc_info=unexplained(error))
+            user.let_stand_in(None)
+            log.warning("no %s are exported from this process: %s", what, error, exc_info=unexplained(error))
 
     def withdraw(self) -> None:
         """Let none stand in: those of a parent process are left to the parent."""
-        self._let_stand_in(None, None)
-
-    def _let_stand_in(self, tracers: TracerProvider | None, meters: MeterProvider | None) -> None:
-        if self._observer is not None:
-            self._observer.let_stand_in(tracers)
-        if self._emitter is not None:
-            self._emitter.let_stand_in(meters)
+        for user in (self._observer, self._emitter):
+            if user is not None:
+                user.let_stand_in(None)

@@ -18,6 +18,7 @@ from typing import Any
 
 from . import _instrument
 from ._errors import unexplained
+from ._faults import let_signals_pass
 
 __all__ = ["post_worker_init"]
 
@@ -33,12 +34,16 @@ def post_worker_init(worker: object) -> None:
     Args:
         worker: gunicorn's, not used.
     """
+    _instrument.renew_lock()
     try:
         wanted = _replace_shared(_instrument.wanted() or _instrument.resolve({}))
-        _instrument.put_in(wanted)
         if not wanted.says_export:
+            wanted = replace(wanted, settings=replace(wanted.settings, export=True))
+        _instrument.put_in(wanted)
+        if wanted.settings.export:
             _instrument.export()
     except Exception as error:
+        let_signals_pass()
         log.warning("connection pools are not watched: %s", error, exc_info=unexplained(error))
 
 

@@ -299,7 +299,7 @@ print("served")
         OTEL_METRICS_EXPORTER="console",
         OTEL_METRIC_EXPORT_INTERVAL="0",
     )
-    assert told.count("nothing is exported from this process: ") == 1
+    assert told.count("no metrics are exported from this process: ") == 1
     assert "\nValueError: interval value" in told
     assert told.endswith("served\n")
 
@@ -366,7 +366,7 @@ def test_each_process_tells_of_its_own_requests_only(signal: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="missing: os.fork")
-def test_a_child_whose_exporters_cannot_be_made_says_so_once_and_goes_on() -> None:
+def test_a_child_one_of_whose_exporters_cannot_be_made_says_so_once_and_goes_on() -> None:
     told = run(
         FORK
         + """
@@ -383,5 +383,6 @@ def test_a_child_whose_exporters_cannot_be_made_says_so_once_and_goes_on() -> No
         OTEL_TRACES_EXPORTER="console",
         OTEL_METRICS_EXPORTER="console",
     )
-    assert told.count("nothing is exported from this process: division by zero") == 1
-    assert told.endswith("served\n")
+    assert told.count("no spans are exported from this process: division by zero") == 1
+    assert "\nserved\n" in told
+    assert "urllib3.pool.checkouts" in told  # an exporter that cannot be made is no reason to go without the other

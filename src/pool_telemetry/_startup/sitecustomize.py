@@ -9,8 +9,13 @@ import sys
 
 def _install() -> None:
     import pool_telemetry
+    from pool_telemetry import _instrument
 
-    pool_telemetry.install()
+    wanted = _instrument.wanted()
+    if wanted is None:
+        pool_telemetry.install()
+    else:  # of a framework's application, which waits for the same pool
+        _instrument.put_in(wanted)
 
 
 def _wait_for_first_pool() -> None:

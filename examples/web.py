@@ -66,7 +66,8 @@ def _describe(span: ReadableSpan) -> str:
 
 def main(command: Sequence[str]) -> int:
     """Start the upstream and the application; gives the application's exit code."""
-    environ = {**_DEFAULTS, **os.environ}
+    # Unbuffered, so that the lines of all come in their order, in a pipe too.
+    environ = {**_DEFAULTS, "PYTHONUNBUFFERED": "1", **os.environ}
     with ServerProcess() as upstream:
         print(f"An upstream listens on {upstream.url}: it hangs up on connections that idle for {KEEPALIVE:.0f} s.")
         print(f"Open the page below, wait {KEEPALIVE + 1:.0f} s, and open it again.", end=" ")

@@ -17,6 +17,7 @@ from tests.bare_platform import IS_BARE
 once = pytest.mark.skipif(IS_BARE, reason="missing: what is bared, and programs would have it")
 
 ROOT = Path(__file__).parents[1]
+HAS_FORK = hasattr(os, "fork")
 
 
 def environment(path: Sequence[Path] = (), **variables: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from . import _instrument
 from ._first_pool import FirstPool
+from ._wanted import resolve
 
 log = logging.getLogger("pool_telemetry")
 
@@ -28,7 +29,7 @@ def start(given: Mapping[str, Any], asked_by: str) -> None:
         TypeError: an unknown setting, or a value of the wrong type.
         ValueError: a value that is not allowed.
     """
-    wanted, there = _instrument.resolve(given), _instrument.wanted()
+    wanted, there = resolve(given), _instrument.wanted()
     if there is not None:
         if replace(there, says_export=wanted.says_export) != wanted:
             log.warning("connection pools are watched already: the settings of %s change nothing", asked_by)

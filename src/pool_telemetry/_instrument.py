@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from ._settings import ENVIRONMENT_PREFIX, Settings
+from ._settings import Settings
 from ._version import __version__
+from ._wanted import Wanted, resolve
 
 if TYPE_CHECKING:
     from typing import NoReturn as Never  # which has this name from Python 3.11 on
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from ._snapshot import Snapshot
     from ._stand_ins import StandIns
 
-#: What is no setting, as the environment cannot hold it; and what each has to have.
-_PROVIDERS = {"tracer_provider": "get_tracer", "meter_provider": "get_meter"}
 # Seconds that a thread waits at most for another that is installing, or making exporters: less than the five for which
 # the SDK waits for a detector of resources, whose request may be what waits.
 _PATIENCE = 3.0
@@ -39,20 +38,6 @@ _emitter: MetricsEmitter | None = None
 _stand_ins: StandIns | None = None
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What ``install()`` is asked for, with the environment as it was then.
-
-    Attributes:
-        says_export: whether anybody has said yes or no to ``export``.
-    """
-
-    settings: Settings
-    tracer_provider: TracerProvider | None
-    meter_provider: MeterProvider | None
-    says_export: bool
-
-
 def install(
     *,
     spans: str | None = None,
@@ -62,6 +47,7 @@ def install(
     wait_threshold: float | None = None,
     peer_address: bool | None = None,
     export: bool | None = None,
+    report_at_exit: bool | None = None,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
     **unknown: Never,
@@ -81,6 +67,8 @@ def install(
         peer_address: add ``network.peer.address`` to connection-level metrics, ``False`` by default.
         export: build SDK providers from the ``OTEL_*`` variables where the application has set none,
             ``False`` by default.
+        report_at_exit: print ``report()`` when the process ends, ``False`` by default; in the environment
+            ``POOL_TELEMETRY_REPORT``.
         tracer_provider: instead of the global one.
         meter_provider: instead of the global one.
 
@@ -101,6 +89,7 @@ def install(
             "wait_threshold": wait_threshold,
             "peer_address": peer_address,
             "export": export,
+            "report_at_exit": report_at_exit,
             "tracer_provider": tracer_provider,
             "meter_provider": meter_provider,
             **unknown,
@@ -151,23 +140,23 @@ def snapshot() -> Snapshot:
     )
 
 
-def resolve(arguments: Mapping[str, Any]) -> Wanted:
-    """What arguments of ``install()`` and the environment ask for.
+def report(file: TextIO | None = None) -> None:
+    """Print what the connection pools of this process have done, what is wrong, and what to do about it.
 
-    Raises:
-        TypeError: an unknown setting, or a value of the wrong type.
-        ValueError: a value that is not allowed.
+    Args:
+        file: where to, ``sys.stderr`` if ``None``; coloured on a terminal, if rich is installed (extra ``cli``).
     """
-    for name, method in _PROVIDERS.items():
-        provider = arguments.get(name)
-        if provider is not None and not callable(getattr(provider, method, None)):
-            raise TypeError(f"{name}={provider!r} must be an OpenTelemetry provider, with a method {method}()")
-    return Wanted(
-        Settings.resolve({name: value for name, value in arguments.items() if name not in _PROVIDERS}),
-        **{name: arguments.get(name) for name in _PROVIDERS},
-        says_export=arguments.get("export") is not None
-        or bool(os.environ.get(f"{ENVIRONMENT_PREFIX}EXPORT", "").strip()),
-    )
+    from ._diagnosis import diagnose
+    from ._report import show
+
+    seen = snapshot()
+    show(seen, diagnose(seen), sys.stderr if file is None else file)
+
+
+def _report_at_exit(process: int) -> None:
+    # Not in a forked child, whose parent has asked for it. And of nothing, nothing.
+    if os.getpid() == process and snapshot().upstreams:
+        report()
 
 
 def wanted() -> Wanted | None:
@@ -275,6 +264,9 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
         _ledger.detach()
         raise
     _hooks, _emitter, _stand_ins = hooks, emitter, stand_ins
+    atexit.unregister(_report_at_exit)
+    if settings.report_at_exit:
+        atexit.register(_report_at_exit, os.getpid())
     if _ledger.pools():  # taken up again: they have been seen for the first time already
         stand_ins.provide()
 

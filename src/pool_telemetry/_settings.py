@@ -31,6 +31,7 @@ class Settings:
         wait_threshold: seconds; a shorter wait for a connection makes no span.
         peer_address: whether connection-level metrics carry ``network.peer.address``.
         export: whether SDK providers are built from the ``OTEL_*`` variables where there are none.
+        report_at_exit: whether a report is printed when the process ends.
     """
 
     spans: str = "notable"
@@ -40,6 +41,7 @@ class Settings:
     wait_threshold: float = 0.01
     peer_address: bool = False
     export: bool = False
+    report_at_exit: bool = False
 
     @classmethod
     def resolve(cls, arguments: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
@@ -67,8 +69,14 @@ class Settings:
         return cls(**values)
 
 
+def by_variable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their names, of values by what their variables have after ``POOL_TELEMETRY_``."""
+    names = {variable.lower(): name for name, variable in _VARIABLES.items()}
+    return {names.get(variable.lower(), variable.lower()): value for variable, value in values.items()}
+
+
 def _from_environment(name: str, environ: Mapping[str, str]) -> dict[str, Any]:
-    variable = ENVIRONMENT_PREFIX + name.upper()
+    variable = ENVIRONMENT_PREFIX + _VARIABLES.get(name, name.upper())
     text = environ.get(variable, "").strip()
     if not text:
         return {}
@@ -145,6 +153,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "wait_threshold": _seconds,
     "peer_address": _flag,
     "export": _flag,
+    "report_at_exit": _flag,
 }
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "spans": str.lower,
@@ -154,5 +163,8 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "wait_threshold": _number(float),
     "peer_address": _parse_flag,
     "export": _parse_flag,
+    "report_at_exit": _parse_flag,
 }
+# Where the environment has a shorter name.
+_VARIABLES = {"report_at_exit": "REPORT"}
 assert set(_CHECKS) == set(_PARSERS) == {field.name for field in fields(Settings)}

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Flask
 
 from ._frameworks import start
-from ._settings import ENVIRONMENT_PREFIX
+from ._settings import ENVIRONMENT_PREFIX, by_variable
 
 __all__ = ["PoolTelemetry"]
 
@@ -40,5 +40,6 @@ class PoolTelemetry:
             TypeError: an unknown setting, or a value of the wrong type.
             ValueError: a value that is not allowed.
         """
-        start({**app.config.get_namespace(ENVIRONMENT_PREFIX), **self._settings}, f"the Flask application {app.name!r}")
+        configured = by_variable(app.config.get_namespace(ENVIRONMENT_PREFIX))
+        start({**configured, **self._settings}, f"the Flask application {app.name!r}")
         app.extensions["pool_telemetry"] = self

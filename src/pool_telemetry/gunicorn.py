@@ -19,6 +19,7 @@ from typing import Any
 from . import _instrument
 from ._errors import unexplained
 from ._faults import let_signals_pass
+from ._wanted import Wanted, resolve
 
 __all__ = ["post_worker_init"]
 
@@ -36,7 +37,7 @@ def post_worker_init(worker: object) -> None:
     """
     _instrument.renew_lock()
     try:
-        wanted = _replace_shared(_instrument.wanted() or _instrument.resolve({}))
+        wanted = _replace_shared(_instrument.wanted() or resolve({}))
         if not wanted.says_export:
             wanted = replace(wanted, settings=replace(wanted.settings, export=True))
         _instrument.put_in(wanted)
@@ -68,7 +69,7 @@ def _resource(provider: Any) -> Mapping[str, Any]:
     return {} if resource is None else dict(resource.attributes)
 
 
-def _replace_shared(wanted: _instrument.Wanted) -> _instrument.Wanted:
+def _replace_shared(wanted: Wanted) -> Wanted:
     # Of metrics that several workers export as one instance a back end keeps those of one, now this, now that. So it is
     # with what opentelemetry-instrument has set up before the fork, unless the SDK gives each child an identity. What
     # the application has set up by itself may export by other means than the environment: it is left as it is.

@@ -23,7 +23,7 @@ import pytest
 import pool_telemetry
 import web
 from misbehaving import Server
-from pool_telemetry import _instrument
+from pool_telemetry import _wanted
 from tests import programs
 from tests.integrations.otlp import Receiver
 from tests.integrations.services import PATIENCE, Service, exporting, free_port, serving
@@ -351,6 +351,7 @@ SETTINGS = {
     "wait_threshold": 0.5,
     "peer_address": True,
     "export": True,
+    "report_at_exit": True,
 }
 CHECK_ALL = """
     import json, os
@@ -374,7 +375,7 @@ CHECK_ALL = """
 def test_the_check_accepts_every_setting_of_install() -> None:
     names = list(inspect.signature(pool_telemetry.install).parameters)
     names.remove("unknown")
-    assert [*SETTINGS, *_instrument._PROVIDERS] == names
+    assert [*SETTINGS, *_wanted._PROVIDERS] == names
     printed = programs.run(CHECK_ALL, EVERY=json.dumps(SETTINGS))
     assert printed.splitlines() == ["", *names, ",".join(names)]
 

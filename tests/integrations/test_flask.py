@@ -480,18 +480,20 @@ KEYS: list[tuple[str, Any, Any]] = [
     ("WAIT_THRESHOLD", 0.5, 0.5),
     ("PEER_ADDRESS", True, True),
     ("EXPORT", True, True),
+    ("REPORT", True, True),
 ]
+ARGUMENTS = {"REPORT": "report_at_exit"}  # where it is not the key in small letters
 
 
 @pytest.mark.parametrize(("key", "value", "meant"), KEYS)
 def test_each_setting_has_its_key(key: str, value: Any, meant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     PoolTelemetry(app_with(**{f"POOL_TELEMETRY_{key}": value}))
-    assert in_force() == Settings(**{key.lower(): meant})
+    assert in_force() == Settings(**{ARGUMENTS.get(key, key.lower()): meant})
 
 
 def test_no_setting_is_missing_above() -> None:
-    assert {key.lower() for key, _, _ in KEYS} == {field.name for field in fields(Settings)}
+    assert {ARGUMENTS.get(key, key.lower()) for key, _, _ in KEYS} == {field.name for field in fields(Settings)}
 
 
 def test_an_argument_comes_before_the_key_and_the_key_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

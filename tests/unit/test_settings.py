@@ -19,6 +19,7 @@ DEFAULTS: dict[str, Any] = {
     "wait_threshold": 0.01,
     "peer_address": False,
     "export": False,
+    "report_at_exit": False,
 }
 # By setting: the text of the environment and what it means, an argument and what it means.
 GIVEN: list[tuple[str, str, Any, Any, Any]] = [
@@ -29,11 +30,12 @@ GIVEN: list[tuple[str, str, Any, Any, Any]] = [
     ("wait_threshold", "2.5", 2.5, 3, 3.0),
     ("peer_address", "true", True, False, False),
     ("export", "true", True, False, False),
+    ("report_at_exit", "true", True, False, False),
 ]
 
 
 def variable(name: str) -> str:
-    return f"POOL_TELEMETRY_{name.upper()}"
+    return "POOL_TELEMETRY_REPORT" if name == "report_at_exit" else f"POOL_TELEMETRY_{name.upper()}"
 
 
 def test_the_settings_are_those_of_the_contract() -> None:
@@ -104,6 +106,7 @@ ALLOWED = {
     "wait_threshold": ("number of seconds", "0 or more"),
     "peer_address": ("True", "False"),
     "export": ("True", "False"),
+    "report_at_exit": ("True", "False"),
 }
 WRONG_VALUES: dict[str, tuple[Any, ...]] = {
     "spans": ("none", "ALL", "", 1, True, ["all"], object()),
@@ -113,6 +116,7 @@ WRONG_VALUES: dict[str, tuple[Any, ...]] = {
     "wait_threshold": (-0.1, float("inf"), float("nan"), "1", True, [1], 10**400),
     "peer_address": (1, 0, "true", "", []),
     "export": (1, "yes", object()),
+    "report_at_exit": (1, "yes", object()),
 }
 WRONG = [(name, value) for name, values in WRONG_VALUES.items() for value in values]
 

@@ -1,0 +1,297 @@
+"""A snapshot and its findings as a page of text, for a terminal, a pipe or a file."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import TextIO
+
+from . import _words as words
+from ._finding import Finding, Severity
+from ._lifecycle import OTHER
+from ._snapshot import Snapshot, UpstreamSnapshot
+from ._words import BAD, BOLD, DIM, GOOD, NOTE, TIE, WARNING, Text, clean, count, duration
+
+MOST_UPSTREAMS = 20
+NARROWEST, TERMINAL_WIDTH, PIPE_WIDTH = 40, 80, 100
+_GAP = "     "
+_BAR_WIDTH, _BAR_END = 20, 120  # to the right of the name, and not too far from it
+_JOINTS = f"{TIE}./_-:"  # behind one of these a word is best cut
+_BEFORE_UNIT = re.compile(r"(?<=\d) (?=(%|µs|ms|s|min|h|days)(?!\w))")
+_MARKS = {Severity.HIGH: ("!!", BAD), Severity.MEDIUM: ("!", WARNING), Severity.LOW: ("i", NOTE)}
+_RANKS = {severity: rank for rank, severity in enumerate(Severity)}
+# What the page has of its own, and what people write.
+_ASCII = {
+    "\N{MIDDLE DOT}": "|",
+    "\N{EN DASH}": "-",
+    "\N{EM DASH}": "-",
+    "\N{HORIZONTAL ELLIPSIS}": "...",
+    "\N{MICRO SIGN}": "u",
+    "\N{FULL BLOCK}": "#",
+    "\N{DARK SHADE}": "+",
+    "\N{LIGHT SHADE}": ".",
+    "\N{RIGHT SINGLE QUOTATION MARK}": "'",
+}
+
+
+def show(snapshot: Snapshot, findings: Sequence[Finding], file: TextIO) -> None:
+    """Print the page as the file can take it; a file that is closed already gets nothing."""
+    if getattr(file, "closed", False):
+        return
+    width, is_coloured = _columns(file), _likes_colour(file)
+    page = render(snapshot, findings, width=width, is_coloured=is_coloured)
+    try:
+        page.encode(getattr(file, "encoding", None) or "utf-8")  # stderr writes escapes, and does not complain
+        file.write(page)
+    except UnicodeEncodeError:
+        file.write(render(snapshot, findings, width=width, is_coloured=is_coloured, is_ascii=True))
+
+
+def _columns(file: TextIO) -> int:
+    if not _is_terminal(file):
+        return PIPE_WIDTH
+    with contextlib.suppress(OSError, ValueError):
+        return os.get_terminal_size(file.fileno()).columns or TERMINAL_WIDTH
+    return TERMINAL_WIDTH
+
+
+def _is_terminal(file: TextIO) -> bool:
+    return hasattr(file, "isatty") and file.isatty()
+
+
+def _likes_colour(file: TextIO) -> bool:
+    try:
+        from rich.console import Console
+    except ImportError:
+        return False
+    console = Console(file=file)
+    can_show = console.is_terminal and console.color_system is not None and not console.legacy_windows
+    return can_show and not console.no_color
+
+
+def render(
+    snapshot: Snapshot, findings: Sequence[Finding], *, width: int, is_coloured: bool, is_ascii: bool = False
+) -> str:
+    """The page, in lines no longer than the width; in colour only if rich is there.
+
+    Args:
+        snapshot: what to tell of.
+        findings: those of its diagnosis.
+        width: in columns; 40 are taken at least.
+        is_coloured: whether escape sequences may be in it.
+        is_ascii: ASCII stands for all other characters.
+    """
+    page = _Page(width, is_ascii=is_ascii)
+    by_name: dict[str, list[Finding]] = {}
+    for finding in sorted(findings, key=lambda each: _RANKS[each.severity]):
+        by_name.setdefault(finding.upstream, []).append(finding)
+    _add_head(page, snapshot, findings)
+    places = {name: place for place, name in enumerate(by_name)}  # a diagnosis tells first what costs most
+    upstreams = sorted(
+        snapshot.upstreams, key=lambda each: (places.get(each.name, len(places)), -words.checkouts(each), each.name)
+    )
+    rest = upstreams[MOST_UPSTREAMS:]
+    for upstream in upstreams[:MOST_UPSTREAMS]:
+        page.skip()
+        _add_upstream(page, upstream)
+        _add_findings(page, by_name.pop(upstream.name, ()))
+    if rest:
+        page.skip()
+        _add_rest(page, rest, sum(len(by_name.pop(each.name, ())) for each in rest))
+    for unplaced, its_findings in by_name.items():
+        page.skip()
+        page.add([(clean(unplaced), BOLD)], margin=2)
+        _add_findings(page, its_findings)
+    if not findings:
+        page.skip()
+        page.add(_verdict(snapshot))
+    return page.to_text(is_coloured=is_coloured)
+
+
+def _add_head(page: _Page, snapshot: Snapshot, findings: Sequence[Finding]) -> None:
+    named = sum(each.address != OTHER for each in snapshot.upstreams)
+    more = "more than " if named < len(snapshot.upstreams) else ""
+    watched = f"watched for {duration(snapshot.watched_seconds)}: {more}{count(named, 'upstream')}"
+    title = [(f"Connection pools of process {snapshot.process}, {watched}", BOLD)]
+    if findings:
+        _, style = _MARKS[min((each.severity for each in findings), key=_RANKS.__getitem__)]
+        title += [(", ", BOLD), (count(len(findings), "finding"), f"{BOLD} {style}")]
+    page.add(title, margin=2)
+    about = (
+        f"{snapshot.taken_at[:19].replace('T', ' ')} UTC",
+        f"pool_telemetry {snapshot.version}",
+        f"urllib3 {snapshot.urllib3_version}",
+        f"Python {snapshot.python_version}",
+    )
+    page.add([(f"{TIE}· ".join(clean(each).replace(" ", TIE) for each in about), DIM)], margin=2)
+    if not snapshot.is_installed:
+        page.add([("Nothing is watched at present: call pool_telemetry.install().", WARNING)], margin=2)
+
+
+def _add_upstream(page: _Page, upstream: UpstreamSnapshot) -> None:
+    title, now, rows = list(words.name(upstream)), words.state(upstream), list(words.rows(upstream))
+    bar = words.bar(upstream, _BAR_WIDTH)
+    with_state = _length(title) + len(_GAP) + _length(now)
+    # What is only reused takes two lines; with more to say, one more for the state leaves room for the bar.
+    if with_state + (len(_GAP) + _length(bar) if len(rows) > 1 else 0) <= page.width:
+        title += [(_GAP, ""), *now]
+    else:
+        rows.insert(0, words.Row("now", None, now))
+    room = min(page.width, _BAR_END) - _length(title) - _length(bar)
+    if room >= len(_GAP):
+        title += [(" " * room, ""), *bar]
+    page.add(title, margin=2)
+    widest = max(len(f"{row.number:,}") for row in rows if row.number is not None)
+    for label, number, text in rows:
+        head = [(f"  {label:<9}  ", DIM)]
+        if number is not None:
+            head += [(f"{number:>{widest},}", ""), ("   ", "")]
+        page.add(text, head)
+
+
+def _length(text: Text) -> int:
+    return sum(len(part) for part, _ in text)
+
+
+def _add_findings(page: _Page, findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        mark, style = _MARKS[finding.severity]
+        page.add([(_prose(finding.summary), BOLD)], [("  ", ""), (mark, f"{BOLD} {style}"), (" ", "")])
+        margin = " " * (len(mark) + 3)
+        for number, advice in enumerate(finding.advice, 1):
+            head = f"{margin}{number}. " if len(finding.advice) > 1 else margin
+            page.add([(_prose(advice), "")], [(head, "")])
+
+
+def _prose(text: str) -> str:
+    plain = _BEFORE_UNIT.sub(TIE, clean(" ".join(text.split())))
+    return plain + "." if plain[-1:].isalnum() or plain[-1:] in (")", "%") else plain
+
+
+def _add_rest(page: _Page, rest: Sequence[UpstreamSnapshot], findings: int) -> None:
+    total, lost = sum(map(words.checkouts, rest)), sum(map(words.dropped, rest))
+    reused = sum(each.checkouts.get("reused", 0) for each in rest)
+    facts = (
+        count(total, "checkout"),
+        f"{words.share(reused, total)}{TIE}reused" if total else "",
+        f"{lost:,}{TIE}dropped" if lost else "",
+        f"{sum(len(each.connections) for each in rest):,}{TIE}open",
+        count(findings, "finding") if findings else "",
+    )
+    more = f"and {count(len(rest), 'more upstream', 'more upstreams')}: "
+    page.add([(more, BOLD), (", ".join(filter(None, facts)), "")], margin=2)
+
+
+def _verdict(snapshot: Snapshot) -> Text:
+    """The last line where nothing was found; it says no more than the figures do."""
+    total = sum(map(words.checkouts, snapshot.upstreams))
+    flaws = ", ".join(text for number, text in _flaws(snapshot.upstreams) if number)
+    if flaws:
+        return [("No findings.", BOLD), (f" In {count(total, 'checkout')}: {flaws}.", "")]
+    if not total:
+        return [("No request has gone through a connection pool so far.", "")]
+    praise = f" {count(total, 'checkout')}, no drop, no failed set-up, no leak."
+    return [("Nothing to worry about:", f"{BOLD} {GOOD}"), (praise, "")]
+
+
+def _flaws(upstreams: Sequence[UpstreamSnapshot]) -> Iterator[tuple[int, str]]:
+    lost = sum(map(words.dropped, upstreams))
+    yield lost, count(lost, "dropped connection")
+    dead = sum(sum(words.dead_states(each).values()) for each in upstreams)
+    yield dead, count(dead, "dead connection in its pool", "dead connections in their pools")
+    failed = sum(each.count for upstream in upstreams for each in upstream.failed_setup_seconds.values())
+    yield failed, count(failed, "failed set-up")
+    denied = sum(each.checkouts.get(why, 0) for each in upstreams for why in ("timed_out", "pool_closed"))
+    yield denied, count(denied, "checkout without a connection", "checkouts without a connection")
+    waiting = sum(each.pending_requests for each in upstreams)
+    yield waiting, count(waiting, "waiting thread")
+    leaked = sum(each.leaked_connections for each in upstreams)
+    yield leaked, count(leaked, "leaked connection")
+    inherited = sum(each.inherited_connections for each in upstreams)
+    yield inherited, count(inherited, "connection of another process", "connections of another process")
+    wasteful = sum(
+        words.checkouts(each) > max(each.active_peak, 1) and not each.checkouts.get("reused") for each in upstreams
+    )
+    yield wasteful, count(wasteful, "upstream without any reuse", "upstreams without any reuse")
+
+
+class _Page:
+    """Lines that fit a width."""
+
+    def __init__(self, width: int, *, is_ascii: bool) -> None:
+        self.width = max(width, NARROWEST)
+        self._is_ascii = is_ascii
+        self._lines: list[list[tuple[str, str]]] = []  # characters, each with its style
+
+    def add(self, text: Text, head: Text = (), *, margin: int | None = None) -> None:
+        """A head, and a text that is broken at blanks and goes on at the margin, or else right of the head."""
+        line, cells = self._cells(head), self._cells(text)
+        blank = [(" ", "")] * (len(line) if margin is None else margin)
+        is_begun = False
+        for match in re.finditer("( *)([^ ]+)", "".join(cell for cell, _ in cells)):
+            word = cells[slice(*match.span())]
+            if is_begun and len(line) + len(word) > self.width:
+                self._lines.append(line)
+                line, word = list(blank), cells[slice(*match.span(2))]
+            while len(line) + len(word) > self.width:
+                end = _cut(word, max(self.width - len(line), 1))
+                self._lines.append(line + word[:end])
+                line, word = list(blank), list(itertools.dropwhile(lambda cell: cell[0] == TIE, word[end:]))
+            line += word
+            is_begun = True
+        self._lines.append(line)
+
+    def skip(self) -> None:
+        """An empty line."""
+        self._lines.append([])
+
+    def to_text(self, *, is_coloured: bool) -> str:
+        """All lines, each with its end."""
+        paint = _Painter.if_possible() if is_coloured else None
+        return "".join(_joined(line, paint) + "\n" for line in self._lines)
+
+    def _cells(self, text: Text) -> list[tuple[str, str]]:
+        return [(cell, style) for part, style in text for cell in (_to_ascii(part) if self._is_ascii else part)]
+
+
+def _cut(word: Sequence[tuple[str, str]], room: int) -> int:
+    """Where to cut a word that is too long."""
+    return next((end for end in range(room, room // 2, -1) if word[end - 1][0] in _JOINTS), room)
+
+
+def _to_ascii(text: str) -> str:
+    return "".join(cell if cell.isascii() or cell == TIE else _ASCII.get(cell, ascii(cell)[1:-1]) for cell in text)
+
+
+def _joined(line: Sequence[tuple[str, str]], paint: _Painter | None) -> str:
+    end = len("".join(cell for cell, _ in line).rstrip())
+    parts = [
+        ("".join(cell for cell, _ in cells).replace(TIE, " "), style)
+        for style, cells in itertools.groupby(line[:end], key=lambda cell: cell[1])
+    ]
+    return "".join(paint(part, style) if paint and style else part for part, style in parts)
+
+
+class _Painter:
+    """Puts text in colour, by rich."""
+
+    def __init__(self) -> None:
+        from rich.color import ColorSystem
+        from rich.style import Style
+
+        self._parse = Style.parse
+        self._system = ColorSystem.STANDARD  # the sixteen that a terminal's own theme has made readable
+
+    @classmethod
+    def if_possible(cls) -> _Painter | None:
+        """``None`` without rich."""
+        try:
+            return cls()
+        except ImportError:
+            return None
+
+    def __call__(self, text: str, style: str) -> str:
+        return self._parse(style).render(text, color_system=self._system)

@@ -1,0 +1,339 @@
+"""What a report says of an upstream, and how it puts figures; where it stands on the page is not decided here."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from ._lifecycle import ESTABLISHED, OTHER
+from ._snapshot import Durations, UpstreamSnapshot
+
+#: Text with the style of each part of it, in rich's words: ``bold red``.
+Text = Sequence[tuple[str, str]]
+
+BOLD, DIM, GOOD, BAD, WARNING, NOTE = "bold", "dim", "green", "red", "yellow", "cyan"
+#: A blank at which no line is broken; it leaves the page as an ordinary one.
+TIE = "\N{NO-BREAK SPACE}"
+_TO = "\N{EN DASH}"
+# Of a checkout, with its part in the bar: dense is good, holes are bad. Without a connection there is no part.
+_OUTCOMES = {
+    "reused": (GOOD, "\N{FULL BLOCK}"),
+    "new": (NOTE, "\N{DARK SHADE}"),
+    "replaced": (BAD, "\N{LIGHT SHADE}"),
+    "timed_out": (BAD, ""),
+    "pool_closed": (BAD, ""),
+}
+_DROPS = {"fin": "FIN", "reset": "RST", "close_notify": "TLS close_notify", "unknown": "unknown how"}
+_NOT_KEPT = {
+    "response_close": "Connection: close",
+    "discarded": "pool was full",
+    "failed": "request failed",
+    "abandoned": "response not read",
+}
+_PHASES = ("dns", "connect", "proxy", "tls")
+_IDLE = "idle"
+# Below that nobody notices a wait; the least that makes a span, too.
+_LEAST_WAIT = 0.01
+# p05 and p95 of one limit are no further apart, as a part of it or in seconds: many servers look now and then.
+_LIMIT_SPREAD, _LIMIT_SLACK = 0.2, 0.05
+# Each unit, and below how many of it it serves. Limits that servers ship with are known in seconds: 65, 350.
+_UNITS = (("µs", 1e-6, 1000), ("ms", 1e-3, 1000), ("s", 1, 600), ("min", 60, 120), ("h", 3600, 48))
+_DAY = 86_400
+
+
+# Figures
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """So many of something: ``1 upstream``, ``1,200 upstreams``."""
+    return f"{number:,}{TIE}{one if number == 1 else many or one + 's'}"
+
+
+def share(part: int, whole: int) -> str:
+    """A part in per cent, which is never rounded to nothing or to all."""
+    percent = round(100 * part / whole)
+    if 0 < part < whole and percent in (0, 100):
+        return f"<{TIE}1{TIE}%" if percent == 0 else f">{TIE}99{TIE}%"
+    return f"{percent}{TIE}%"
+
+
+def duration(seconds: float, figures: int = 2) -> str:
+    """A duration to two or three significant figures, in the unit that suits it."""
+    return TIE.join(_duration(seconds, figures))
+
+
+def _span(least: float, most: float, figures: int = 2) -> str:
+    """From the one to the other duration, with one unit where that is enough."""
+    low, high = _duration(least, figures), _duration(most, figures)
+    if low == high:
+        return TIE.join(low)
+    return TIE.join((*(low[:1] if low[1] == high[1] else low), _TO, *high))
+
+
+def _typical(found: Durations) -> str:
+    return ("median " if found.count > 1 else "") + duration(found.median)
+
+
+def _duration(seconds: float, figures: int) -> tuple[str, str]:
+    if not math.isfinite(seconds):
+        return "?", "s"
+    if seconds <= 0:
+        return "0", "s"
+    if seconds < _UNITS[0][1]:
+        return f"<{TIE}1", _UNITS[0][0]
+    for unit, size, most in _UNITS:
+        figure = _significant(seconds / size, figures)
+        if float(figure) < most:
+            return figure, unit
+    days = _significant(seconds / _DAY, figures)
+    return (f"{float(days):,.0f}" if float(days) >= 1000 else days), "days"
+
+
+def _significant(value: float, figures: int) -> str:
+    """So many figures, or as many as stand before the point."""
+    decimals = figures - 1 - math.floor(math.log10(value))
+    # What is rounded up may have one more than it needs: 9.96 is 10, not 10.0.
+    decimals = min(decimals, figures - 1 - math.floor(math.log10(round(value, decimals))))
+    return f"{value:.{max(decimals, 0)}f}"
+
+
+# Texts
+
+
+def clean(text: str) -> str:
+    """Somebody else's text, without characters that would do something to a terminal."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+def _listed(texts: Iterable[Text], between: str = TIE + "· ") -> Text:
+    found: list[tuple[str, str]] = []
+    for text in texts:
+        found += [(between, ""), *text] if found else text
+    return found
+
+
+def _ranked(counts: Mapping[str, int]) -> list[str]:
+    """What there is, the most frequent first, none of it to be broken."""
+    found = Counter(counts).most_common()
+    return [f"{clean(what)} {number:,}".replace(" ", TIE) for what, number in found if number]
+
+
+# One upstream
+
+
+class Row(NamedTuple):
+    """A line of an upstream's: what it is about, how many there were, and what to say of them."""
+
+    label: str
+    number: int | None
+    text: Text
+
+
+def checkouts(upstream: UpstreamSnapshot) -> int:
+    """How many there were."""
+    return sum(upstream.checkouts.values())
+
+
+def dropped(upstream: UpstreamSnapshot) -> int:
+    """How many connections were found dropped, in either phase."""
+    return sum(sum(by_phase.values()) for by_phase in upstream.drops.values())
+
+
+def dead_states(upstream: UpstreamSnapshot) -> Counter[str]:
+    """TCP states of pooled connections that are no longer sound, as far as they are known."""
+    states = (each.tcp_state for each in upstream.connections if each.state == _IDLE)
+    return Counter(each for each in states if each is not None and each != ESTABLISHED)
+
+
+def name(upstream: UpstreamSnapshot) -> Text:
+    """Scheme, host and port, or what there is instead."""
+    if upstream.address == OTHER:
+        return [(clean(upstream.name), BOLD), (" (all beyond max_upstreams)", DIM)]
+    if upstream.port is None:
+        return [(clean(upstream.address), BOLD), (f" (unix socket, {clean(upstream.scheme)})", DIM)]
+    return [(clean(upstream.name), BOLD)]
+
+
+def state(upstream: UpstreamSnapshot) -> Text:
+    """What is there now: connections, pools, threads that wait."""
+    parts: list[Text] = [_open(upstream)]
+    if upstream.pools:
+        parts.append([(_pools(upstream), DIM)])
+    if upstream.pending_requests:
+        waiting = count(upstream.pending_requests, "thread waits", "threads wait")
+        parts.append([(f"{waiting} for a connection", BAD)])
+    return _listed(parts)
+
+
+def _open(upstream: UpstreamSnapshot) -> Text:
+    total = len(upstream.connections)
+    idle = sum(each.state == _IDLE for each in upstream.connections)
+    if not total:
+        return [("none open" if upstream.pools else "all closed", DIM)]
+    levels = ((total - idle, "active"), (idle, "idle"))
+    told = ", ".join(f"{number:,}{TIE}{what}" for number, what in levels if number)
+    found = [(f"{total:,}{TIE}open: {told}" if 0 < idle < total else told, "")]
+    for place, (tcp_state, number) in enumerate(dead_states(upstream).most_common()):
+        found.append((", of which " if idle > 1 and not place else ", ", ""))
+        found.append(((f"{number:,}{TIE}" if idle > 1 else "") + f"in{TIE}{clean(tcp_state).upper()}", BAD))
+    return found
+
+
+def _pools(upstream: UpstreamSnapshot) -> str:
+    pools, many = upstream.pools, len(upstream.pools)
+    least, most = min(each.maximum for each in pools), max(each.maximum for each in pools)
+    size = f"of{TIE}{least:,}" if least == most else f"of{TIE}{least:,}{TIE}{_TO}{TIE}{most:,}"
+    if least < 1:  # as a queue understands it
+        size = ("" if most < 1 else "some ") + "without a limit"
+    blocking, proxied = sum(each.is_blocking for each in pools), sum(each.is_proxied for each in pools)
+    kind = f"blocking{TIE}" if blocking == many else ""
+    text = f"{kind}pool{TIE}{size}" if many == 1 else f"{many:,}{TIE}{kind}pools{TIE}{size}"
+    text += f", {blocking:,}{TIE}blocking" if 0 < blocking < many else ""
+    if proxied:
+        text += f", {'' if proxied == many else f'{proxied:,}{TIE}'}through a proxy"
+    return text
+
+
+def bar(upstream: UpstreamSnapshot, columns: int) -> Text:
+    """What checkouts found, drawn in so many columns; no dead connection is too rare to be seen."""
+    found = {outcome: upstream.checkouts.get(outcome, 0) for outcome, (_, mark) in _OUTCOMES.items() if mark}
+    total = sum(found.values())
+    if not total:
+        return []
+    parts = {outcome: number * columns // total for outcome, number in found.items()}
+    parts["replaced"] = max(parts["replaced"], min(found["replaced"], 1))
+    parts[max(found, key=found.__getitem__)] += columns - sum(parts.values())
+    return [(_OUTCOMES[outcome][1] * part, _OUTCOMES[outcome][0]) for outcome, part in parts.items() if part]
+
+
+def rows(upstream: UpstreamSnapshot) -> Iterator[Row]:
+    """What has happened, as far as there is something to say."""
+    yield _checkout_row(upstream)
+    yield from _drop_row(upstream)
+    yield from _idle_row(upstream.idle_seconds)
+    yield from _limit_row(upstream.remote_close_seconds)
+    yield from _setup_row(upstream)
+    yield from _failed_row(upstream.failed_setup_seconds)
+    yield from _wait_row(upstream)
+    closed = {text: upstream.closed_connections.get(why, 0) for why, text in _NOT_KEPT.items()}
+    if any(closed.values()):
+        yield Row("not kept", sum(closed.values()), _listed([(each, "")] for each in _ranked(closed)))
+    if upstream.leaked_connections:
+        yield Row("leaked", upstream.leaked_connections, [("checked out, and never came back", BAD)])
+    live = len(upstream.pools)
+    if upstream.pools_created > max(live, 1):
+        yield Row(
+            "pools", upstream.pools_created, [(f"created, {format(live, ',') if live else 'none'} of them alive", "")]
+        )
+    yield from _adopted_row(upstream)
+
+
+def _checkout_row(upstream: UpstreamSnapshot) -> Row:
+    total, parts = checkouts(upstream), []
+    for outcome in {**_OUTCOMES, **upstream.checkouts}:
+        number = upstream.checkouts.get(outcome, 0)
+        if number or (outcome == "reused" and total > 1):
+            percent = "" if number in (0, total) else f" ({share(number, total)})"
+            told = f"{clean(outcome).replace('_', ' ')} {number:,}{percent}".replace(" ", TIE)
+            style, _ = _OUTCOMES.get(outcome, ("", ""))
+            parts.append([(told, style if number else BAD)])
+    return Row("checkouts", total, _listed(parts, "   "))
+
+
+def _drop_row(upstream: UpstreamSnapshot) -> Iterator[Row]:
+    total = dropped(upstream)
+    if total:
+        found: Counter[str] = Counter()
+        for reason, by_phase in upstream.drops.items():
+            found[_DROPS.get(reason, reason.replace("_", " "))] += sum(by_phase.values()) - by_phase.get("request", 0)
+        told = _ranked(found)
+        lost = total - sum(found.values())
+        if lost:
+            told.append(count(lost, f"lost{TIE}race"))
+        yield Row("dropped", total, _listed([(each, "")] for each in told))
+
+
+def _idle_row(idle: Mapping[str, Durations]) -> Iterator[Row]:
+    dead, alive = idle.get("replaced"), idle.get("reused")
+    if dead and dead.count:
+        found = f"{_typical(dead)} when found dead"
+        found += f" (p95 {duration(dead.p95)})" if dead.count > 1 else ""
+        found += f", {duration(alive.median)} when reused" if alive and alive.count else ""
+        yield Row("idle", None, [(found, "")])
+
+
+def _limit_row(ages: Durations | None) -> Iterator[Row]:
+    if not ages or not ages.count:
+        return
+    seen, ends = f"{ages.count:,}{TIE}seen", _span(ages.minimum, ages.maximum, 3)
+    if ages.p95 - ages.p05 <= max(_LIMIT_SPREAD * ages.p95, _LIMIT_SLACK):
+        limit = duration(ages.median, 3)
+        around = "" if ends == limit else f", {ends}"
+        text = [("the server after ", ""), (limit, WARNING), (f" idle ({seen}{around})", "")]
+    else:
+        text = [(f"the server after {ends} idle, median {duration(ages.median)} ({seen})", "")]
+    yield Row("closed by", None, text)
+
+
+def _setup_row(upstream: UpstreamSnapshot) -> Iterator[Row]:
+    by_cause = {cause: each for cause, each in upstream.setup_seconds.items() if each.count}
+    repairs = [each for cause, each in by_cause.items() if cause != "new"]
+    among = repairs or list(by_cause.values())
+    number = sum(each.count for each in among)
+    # As many as were in use at once are what a pool cannot do without.
+    if not repairs and number <= max(upstream.active_peak, 1):
+        return
+    usual = max(among, key=lambda each: each.count)
+    told = _typical(usual) + _phases(usual.median, upstream.setup_phase_seconds)
+    if number == 1:
+        yield Row("set-up", None, [(f"{told}, once, to reconnect", "")])
+    else:
+        what = "reconnecting" if repairs else f"connecting {number:,}{TIE}times"
+        spent = duration(sum(each.total for each in among))
+        yield Row("set-up", None, [(f"{told}: ", ""), (spent, WARNING), (f" spent {what}", "")])
+
+
+def _phases(whole: float, by_phase: Mapping[str, Durations]) -> str:
+    known = {phase: by_phase[phase] for phase in (*_PHASES, *by_phase) if phase in by_phase}
+    parts = {phase: _duration(each.median, 2) for phase, each in known.items() if each.count}
+    # One unit for all need not be repeated.
+    if {unit for _, unit in parts.values()} == {_duration(whole, 2)[1]}:
+        told = [f"{clean(phase)}{TIE}{figure.removesuffix('.0')}" for phase, (figure, _) in parts.items()]
+    else:
+        told = [TIE.join((clean(phase), *part)) for phase, part in parts.items()]
+    return f" ({', '.join(told)})" if told else ""
+
+
+def _failed_row(failed: Mapping[str, Durations]) -> Iterator[Row]:
+    by_type: Counter[str] = Counter()
+    for error, each in failed.items():
+        by_type[error.rpartition(".")[2]] += each.count
+    total = sum(by_type.values())
+    if total:
+        lost = duration(sum(each.total for each in failed.values()))
+        what = "set-up, " if total == 1 else "set-ups, "
+        yield Row(
+            "failed", total, [(what, ""), (f"{lost} spent", WARNING), (": ", ""), (", ".join(_ranked(by_type)), BAD)]
+        )
+
+
+def _wait_row(upstream: UpstreamSnapshot) -> Iterator[Row]:
+    served, failed = upstream.wait_seconds, upstream.failed_wait_seconds
+    parts: list[Text] = []
+    if served and served.count and served.maximum >= _LEAST_WAIT:
+        several = f", p95 {duration(served.p95)}, longest {duration(served.maximum)}" if served.count > 1 else ""
+        parts.append([(_typical(served) + several, "")])
+    if failed and failed.count:
+        parts.append([(f"{failed.count:,}{TIE}gave up after {_span(failed.minimum, failed.maximum)}", BAD)])
+    if parts:
+        yield Row("waits", None, _listed(parts))
+
+
+def _adopted_row(upstream: UpstreamSnapshot) -> Iterator[Row]:
+    total, inherited = upstream.adopted_connections, upstream.inherited_connections
+    if total:
+        many = "" if inherited == total else f"{inherited:,} of them "
+        whose = [(f", {many}by a process that forked this one", BAD)] if inherited else []
+        yield Row("adopted", total, [("opened while not watched", ""), *whose])

@@ -210,7 +210,11 @@ class Snapshot:
         Raises:
             ValueError: the text is none, or of a newer schema.
         """
-        return cls.from_dict(json.loads(text))
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"this is no snapshot of pool_telemetry: it is no JSON ({error})") from None
+        return cls.from_dict(data)
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:
@@ -238,6 +242,6 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         )
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(kind, type) and isinstance(value, kind) and isinstance(value, bool) is (kind is bool):
+    if kind in (str, int, float, bool) and isinstance(value, kind) and isinstance(value, bool) is (kind is bool):
         return value
     raise ValueError(f"{where} of the snapshot is {value!r}")

@@ -1,4 +1,4 @@
-"""The command ``pool-telemetry``: watches a program without a line of code in it.
+"""The command ``pool-telemetry``: watches a program without a line of code in it, and reports from what was kept.
 
 A program is run by a Python of its own, in this process's place, with the start-up hook on its PYTHONPATH: executed
 in here it would see other frames, another ``__main__``, and modules that it has not imported.
@@ -33,9 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parser, run_parser = _parsers()
     # What follows `run` is not argparse's to judge: it has not the rules by which Python reads it.
     end = words.index("run") + 1 if "run" in words else len(words)
-    if parser.parse_args(words[:end]).command == "hook":
+    asked = parser.parse_args(words[:end])
+    if asked.command == "hook":
         print(HOOK)
         sys.exit()
+    if asked.command == "report":
+        _report(parser, asked.file)
     own, program = _split(words[end:])
     options = run_parser.parse_args(own)
     if not program:
@@ -92,6 +95,14 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     for name, allowed in _CHOICES.items():
         run.add_argument(f"--{name}", choices=allowed, help=f"default: {getattr(Settings, name)}")
 
+    report = commands.add_parser(
+        "report",
+        help="show what snapshot() has seen, from the JSON in which it was kept",
+        description="Show the report of a snapshot: what the pools did, what is wrong, and what to do about it.",
+        allow_abbrev=False,
+    )
+    report.add_argument("file", metavar="FILE", help="of the text that snapshot().to_json() gave; - is stdin")
+
     commands.add_parser(
         "hook",
         help="print the folder to put first on PYTHONPATH where a program's command line cannot be changed",
@@ -122,6 +133,20 @@ def _check_exporters(parser: argparse.ArgumentParser, settings: Settings) -> Non
         check_exporters(traces=settings.spans != "off", metrics=settings.metrics != "off")
     except MissingExporterError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def _report(parser: argparse.ArgumentParser, file: str) -> NoReturn:
+    from ._diagnosis import diagnose
+    from ._report import show
+    from ._snapshot import Snapshot
+
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        snapshot = Snapshot.from_json(text)
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"{parser.prog} report: {file}: {error}\n")
+    show(snapshot, diagnose(snapshot), sys.stdout)
+    sys.exit()
 
 
 def _execute(command: list[str], environ: Mapping[str, str]) -> NoReturn:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import pool_telemetry
-from pool_telemetry import cli
+from pool_telemetry import Snapshot, cli
+from pool_telemetry._report import show
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="missing: exec as POSIX has it")
 
@@ -177,3 +181,53 @@ def test_version_and_hook(capfd: pytest.CaptureFixture[str]) -> None:
             cli.main(arguments)
         assert not ended.value.code
         assert capfd.readouterr().out == told + "\n"
+
+
+# The report
+
+
+def kept() -> Snapshot:
+    """What is kept before there was any pool, in a process of another number."""
+    return replace(pool_telemetry.snapshot(), process=4711, upstreams=(), is_installed=True)
+
+
+@pytest.mark.parametrize("is_piped", [False, True])
+def test_what_was_kept_is_shown_as_the_process_itself_would_have(
+    is_piped: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = kept()
+    file = tmp_path / "pools.json"
+    file.write_text(snapshot.to_json())
+    monkeypatch.setattr(sys, "stdin", io.StringIO(snapshot.to_json()))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["report", "-" if is_piped else str(file)])
+    assert not ended.value.code
+    expected = io.StringIO()
+    show(snapshot, [], expected)
+    assert capsys.readouterr() == (expected.getvalue(), "")
+    assert "process 4711" in expected.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (None, "No such file"),
+        ("", "it is no JSON (Expecting value"),
+        ("[]", "it has no number called 'schema'"),
+        ('{"schema": 99, "version": "9.9"}', "of schema 99, made by pool_telemetry 9.9"),
+        ('{"schema": 1}', "the snapshot lacks snapshot.version"),
+    ],
+)
+def test_what_is_none_is_one_line_that_says_so(
+    text: str | None, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "pools.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["report", str(file)])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (1, "")
+    assert err.startswith(f"pool-telemetry report: {file}: ")
+    assert told in err
+    assert err.count("\n") == 1

@@ -94,8 +94,8 @@ class CheckoutHooks:
     def _get_with_care(self, wrapped: Any, pool: Any, args: Any, kwargs: Any) -> Any:
         record = started_at = None
         try:
-            started_at = monotonic_ns()
             record = record_of(pool) or self._watch.see(pool)
+            started_at = monotonic_ns()  # what it takes us to enter a pool is no wait for a connection
         except Exception:
             self._watch.fuse.blow()
         if record is None or record.book is None:

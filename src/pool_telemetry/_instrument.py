@@ -174,8 +174,10 @@ def plan(wanted: Wanted) -> Callable[[], None]:
 def put_in(wanted: Wanted) -> None:
     """Put it in force, if nothing is."""
     global _wanted
-    # Not for ever: the thread that is installing may wait for this one, which detects a resource by a request.
-    if not _lock.acquire(timeout=_PATIENCE):
+    # Not for ever: the thread that is installing may wait for this one, which detects a resource by a request. And the
+    # lock may be another one when this is done: an import in the midst of it may fork.
+    lock = _lock
+    if not lock.acquire(timeout=_PATIENCE):
         return
     try:
         if _hooks is None:
@@ -185,7 +187,7 @@ def put_in(wanted: Wanted) -> None:
         _wanted = None
         raise
     finally:
-        _lock.release()
+        lock.release()
 
 
 def rehearse(arguments: Mapping[str, Any]) -> None:
@@ -291,12 +293,13 @@ def _start_afresh_in_child() -> None:
 
 
 def _provide_stand_ins() -> None:
-    if _lock.acquire(timeout=_PATIENCE):  # as above
+    lock = _lock  # as in put_in()
+    if lock.acquire(timeout=_PATIENCE):
         try:
             if _stand_ins is not None:
                 _stand_ins.provide()
         finally:
-            _lock.release()
+            lock.release()
 
 
 def _hold() -> None:

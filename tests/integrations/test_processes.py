@@ -160,6 +160,27 @@ def test_an_exception_of_a_signal_handler_in_the_middle_of_it_reaches_the_applic
     told.check(1)
 
 
+def test_what_exporters_take_to_be_made_is_no_wait_for_a_connection(told: Told, receiver: Receiver) -> None:
+    program = """
+        import urllib3
+        from pool_telemetry import _export
+
+        def slow():
+            time.sleep(1)
+            return original()
+
+        pool_telemetry.install(export=True, wait_threshold=0.5)
+        original, _export.tracer_provider = _export.tracer_provider, slow
+        with urllib3.PoolManager(block=True) as http:
+            http.request("GET", url + "/close")
+        (upstream,) = pool_telemetry.snapshot().upstreams
+        print(upstream.wait_seconds.count, upstream.wait_seconds.maximum < 0.5)
+        """
+    assert told.by(program) == "1 True\n"
+    told.check(1)
+    assert not [span for span in receiver.spans if span.name.startswith("HTTP wait_for_connection")]
+
+
 DETECTOR = """
 import requests
 from opentelemetry.sdk.resources import Resource, ResourceDetector

@@ -16,8 +16,9 @@ from tests.bare_platform import IS_BARE
 #: A bared platform does not reach into the programs: to run them there again would tell nothing new.
 once = pytest.mark.skipif(IS_BARE, reason="missing: what is bared, and programs would have it")
 
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="missing: os.fork")
+
 ROOT = Path(__file__).parents[1]
-HAS_FORK = hasattr(os, "fork")
 
 
 def environment(path: Sequence[Path] = (), **variables: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import textwrap
 from pathlib import Path
@@ -22,7 +21,6 @@ import atexit, os, signal, sys, threading, time
 import pool_telemetry
 """
 FLASK = "import flask, pool_telemetry.flask\npool_telemetry.flask.PoolTelemetry(flask.Flask('a'), export=True)"
-forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="missing: os.fork")
 
 
 class Told:
@@ -210,7 +208,7 @@ def test_a_resource_detector_that_makes_a_request_waits_for_nobody(
     assert {span.resource["asked"] for span in told_of} == {"yes"}
 
 
-@forks
+@programs.needs_fork
 @pytest.mark.parametrize("who", ["install", "flask", "hook"])
 def test_a_child_that_is_forked_while_another_thread_installs_goes_on(told: Told, who: str) -> None:
     begin = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +18,10 @@ from pool_telemetry import Finding
 from tests.live.apart import run_apart
 from tests.live.test_fork import in_child
 from tests.live.wire import PROTOCOLS, READABLE, pooled, wait_for_peer, wait_until
+from tests.programs import needs_fork
 from tests.support import Telemetry, manager
 
 KEEPALIVE = 0.3
-NEEDS_FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="missing: os.fork")
 
 
 def the_only_finding() -> Finding:
@@ -210,7 +209,7 @@ def child_that_uses_its_parents_connection() -> None:
         assert pool_telemetry.diagnose(pool_telemetry.snapshot()) == []
 
 
-@NEEDS_FORK
+@needs_fork
 def test_a_connection_that_another_process_opened() -> None:
     run_apart(child_that_uses_its_parents_connection)
 

@@ -88,7 +88,7 @@ def test_where_there_was_no_pool_nothing_is_printed() -> None:
         assert run("pool_telemetry.install(report_at_exit=True)", server) == (0, "", "")
 
 
-@pytest.mark.skipif(not programs.HAS_FORK, reason="missing: os.fork")
+@programs.needs_fork
 def test_a_forked_child_prints_none() -> None:
     program = """
         pool_telemetry.install(report_at_exit=True)

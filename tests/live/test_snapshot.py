@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import threading
 import time
 from collections.abc import Iterable
@@ -226,7 +225,7 @@ def test_before_install_there_is_nothing() -> None:
     assert programs.run(program).strip() == "() 0.0 False False"
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="missing: os.fork")
+@programs.needs_fork
 def test_a_child_begins_anew_and_counts_what_it_uses_of_its_parents_connections() -> None:
     program = """
         import os, pool_telemetry, urllib3

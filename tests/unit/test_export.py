@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 
-from tests.programs import once, run
+from tests.programs import needs_fork, once, run
 
 pytestmark = once
 
@@ -328,7 +327,7 @@ with Server() as server, urllib3.PoolManager() as http:
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="missing: os.fork")
+@needs_fork
 @pytest.mark.parametrize("signal", ["TRACES", "METRICS"])
 def test_each_process_tells_of_its_own_requests_only(signal: str) -> None:
     """Whether the parent has told anything before the fork, or has not; and a child of a child."""
@@ -365,7 +364,7 @@ def test_each_process_tells_of_its_own_requests_only(signal: str) -> None:
         assert len({each[name] for each in identities}) == len(identities) == 4, identities
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="missing: os.fork")
+@needs_fork
 def test_a_child_one_of_whose_exporters_cannot_be_made_says_so_once_and_goes_on() -> None:
     told = run(
         FORK

@@ -20,6 +20,10 @@ import pytest
 def test_skips():
     pytest.skip("no server here")
 
+@pytest.mark.skipif(True, reason="missing: os.fork")
+def test_is_marked():
+    pass
+
 @pytest.mark.xfail(reason="fails")
 def test_is_expected_to_fail():
     assert False
@@ -37,7 +41,7 @@ pytest.importorskip("a_module_that_is_nowhere")
 
 @pytest.mark.parametrize(
     ("demanded", "outcome"),
-    [("1", "2 failed, 1 skipped, 1 error"), ("", "3 skipped, 1 xfailed")],
+    [("1", "2 failed, 1 skipped, 2 errors"), ("", "4 skipped, 1 xfailed")],
     ids=["demanded", "not"],
 )
 def test_a_skip_fails_unless_what_is_missing_is_not_to_be_had(tmp_path: Path, demanded: str, outcome: str) -> None:

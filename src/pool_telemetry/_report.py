@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import TextIO
@@ -12,64 +9,29 @@ from typing import TextIO
 from . import _words as words
 from ._finding import Finding, Severity
 from ._lifecycle import OTHER
+from ._page import Page, columns, likes_colour
 from ._snapshot import Snapshot, UpstreamSnapshot
 from ._words import BAD, BOLD, DIM, GOOD, NOTE, TIE, WARNING, Text, clean, count, duration
 
 MOST_UPSTREAMS = 20
-NARROWEST, TERMINAL_WIDTH, PIPE_WIDTH = 40, 80, 100
 _GAP = "     "
 _BAR_WIDTH, _BAR_END = 20, 120  # to the right of the name, and not too far from it
-_JOINTS = f"{TIE}./_-:"  # behind one of these a word is best cut
 _BEFORE_UNIT = re.compile(r"(?<=\d) (?=(%|µs|ms|s|min|h|days)(?!\w))")
 _MARKS = {Severity.HIGH: ("!!", BAD), Severity.MEDIUM: ("!", WARNING), Severity.LOW: ("i", NOTE)}
 _RANKS = {severity: rank for rank, severity in enumerate(Severity)}
-# What the page has of its own, and what people write.
-_ASCII = {
-    "\N{MIDDLE DOT}": "|",
-    "\N{EN DASH}": "-",
-    "\N{EM DASH}": "-",
-    "\N{HORIZONTAL ELLIPSIS}": "...",
-    "\N{MICRO SIGN}": "u",
-    "\N{FULL BLOCK}": "#",
-    "\N{DARK SHADE}": "+",
-    "\N{LIGHT SHADE}": ".",
-    "\N{RIGHT SINGLE QUOTATION MARK}": "'",
-}
 
 
 def show(snapshot: Snapshot, findings: Sequence[Finding], file: TextIO) -> None:
     """Print the page as the file can take it; a file that is closed already gets nothing."""
     if getattr(file, "closed", False):
         return
-    width, is_coloured = _columns(file), _likes_colour(file)
+    width, is_coloured = columns(file), likes_colour(file)
     page = render(snapshot, findings, width=width, is_coloured=is_coloured)
     try:
         page.encode(getattr(file, "encoding", None) or "utf-8")  # stderr writes escapes, and does not complain
         file.write(page)
     except UnicodeEncodeError:
         file.write(render(snapshot, findings, width=width, is_coloured=is_coloured, is_ascii=True))
-
-
-def _columns(file: TextIO) -> int:
-    if not _is_terminal(file):
-        return PIPE_WIDTH
-    with contextlib.suppress(OSError, ValueError):
-        return os.get_terminal_size(file.fileno()).columns or TERMINAL_WIDTH
-    return TERMINAL_WIDTH
-
-
-def _is_terminal(file: TextIO) -> bool:
-    return hasattr(file, "isatty") and file.isatty()
-
-
-def _likes_colour(file: TextIO) -> bool:
-    try:
-        from rich.console import Console
-    except ImportError:
-        return False
-    console = Console(file=file)
-    can_show = console.is_terminal and console.color_system is not None and not console.legacy_windows
-    return can_show and not console.no_color
 
 
 def render(
@@ -84,7 +46,7 @@ def render(
         is_coloured: whether escape sequences may be in it.
         is_ascii: ASCII stands for all other characters.
     """
-    page = _Page(width, is_ascii=is_ascii)
+    page = Page(width, is_ascii=is_ascii)
     by_name: dict[str, list[Finding]] = {}
     for finding in sorted(findings, key=lambda each: _RANKS[each.severity]):
         by_name.setdefault(finding.upstream, []).append(finding)
@@ -111,7 +73,7 @@ def render(
     return page.to_text(is_coloured=is_coloured)
 
 
-def _add_head(page: _Page, snapshot: Snapshot, findings: Sequence[Finding]) -> None:
+def _add_head(page: Page, snapshot: Snapshot, findings: Sequence[Finding]) -> None:
     named = sum(each.address != OTHER for each in snapshot.upstreams)
     more = "more than " if named < len(snapshot.upstreams) else ""
     watched = f"watched for {duration(snapshot.watched_seconds)}: {more}{count(named, 'upstream')}"
@@ -131,7 +93,7 @@ def _add_head(page: _Page, snapshot: Snapshot, findings: Sequence[Finding]) -> N
         page.add([("Nothing is watched at present: call pool_telemetry.install().", WARNING)], margin=2)
 
 
-def _add_upstream(page: _Page, upstream: UpstreamSnapshot) -> None:
+def _add_upstream(page: Page, upstream: UpstreamSnapshot) -> None:
     title, now, rows = list(words.name(upstream)), words.state(upstream), list(words.rows(upstream))
     bar = words.bar(upstream, _BAR_WIDTH)
     with_state = _length(title) + len(_GAP) + _length(now)
@@ -156,7 +118,7 @@ def _length(text: Text) -> int:
     return sum(len(part) for part, _ in text)
 
 
-def _add_findings(page: _Page, findings: Sequence[Finding]) -> None:
+def _add_findings(page: Page, findings: Sequence[Finding]) -> None:
     for finding in findings:
         mark, style = _MARKS[finding.severity]
         page.add([(_prose(finding.summary), BOLD)], [("  ", ""), (mark, f"{BOLD} {style}"), (" ", "")])
@@ -171,7 +133,7 @@ def _prose(text: str) -> str:
     return plain + "." if plain[-1:].isalnum() or plain[-1:] in (")", "%") else plain
 
 
-def _add_rest(page: _Page, rest: Sequence[UpstreamSnapshot], findings: int) -> None:
+def _add_rest(page: Page, rest: Sequence[UpstreamSnapshot], findings: int) -> None:
     total, lost = sum(map(words.checkouts, rest)), sum(map(words.dropped, rest))
     reused = sum(each.checkouts.get("reused", 0) for each in rest)
     facts = (
@@ -216,82 +178,3 @@ def _flaws(upstreams: Sequence[UpstreamSnapshot]) -> Iterator[tuple[int, str]]:
         words.checkouts(each) > max(each.active_peak, 1) and not each.checkouts.get("reused") for each in upstreams
     )
     yield wasteful, count(wasteful, "upstream without any reuse", "upstreams without any reuse")
-
-
-class _Page:
-    """Lines that fit a width."""
-
-    def __init__(self, width: int, *, is_ascii: bool) -> None:
-        self.width = max(width, NARROWEST)
-        self._is_ascii = is_ascii
-        self._lines: list[list[tuple[str, str]]] = []  # characters, each with its style
-
-    def add(self, text: Text, head: Text = (), *, margin: int | None = None) -> None:
-        """A head, and a text that is broken at blanks and goes on at the margin, or else right of the head."""
-        line, cells = self._cells(head), self._cells(text)
-        blank = [(" ", "")] * (len(line) if margin is None else margin)
-        is_begun = False
-        for match in re.finditer("( *)([^ ]+)", "".join(cell for cell, _ in cells)):
-            word = cells[slice(*match.span())]
-            if is_begun and len(line) + len(word) > self.width:
-                self._lines.append(line)
-                line, word = list(blank), cells[slice(*match.span(2))]
-            while len(line) + len(word) > self.width:
-                end = _cut(word, max(self.width - len(line), 1))
-                self._lines.append(line + word[:end])
-                line, word = list(blank), list(itertools.dropwhile(lambda cell: cell[0] == TIE, word[end:]))
-            line += word
-            is_begun = True
-        self._lines.append(line)
-
-    def skip(self) -> None:
-        """An empty line."""
-        self._lines.append([])
-
-    def to_text(self, *, is_coloured: bool) -> str:
-        """All lines, each with its end."""
-        paint = _Painter.if_possible() if is_coloured else None
-        return "".join(_joined(line, paint) + "\n" for line in self._lines)
-
-    def _cells(self, text: Text) -> list[tuple[str, str]]:
-        return [(cell, style) for part, style in text for cell in (_to_ascii(part) if self._is_ascii else part)]
-
-
-def _cut(word: Sequence[tuple[str, str]], room: int) -> int:
-    """Where to cut a word that is too long."""
-    return next((end for end in range(room, room // 2, -1) if word[end - 1][0] in _JOINTS), room)
-
-
-def _to_ascii(text: str) -> str:
-    return "".join(cell if cell.isascii() or cell == TIE else _ASCII.get(cell, ascii(cell)[1:-1]) for cell in text)
-
-
-def _joined(line: Sequence[tuple[str, str]], paint: _Painter | None) -> str:
-    end = len("".join(cell for cell, _ in line).rstrip())
-    parts = [
-        ("".join(cell for cell, _ in cells).replace(TIE, " "), style)
-        for style, cells in itertools.groupby(line[:end], key=lambda cell: cell[1])
-    ]
-    return "".join(paint(part, style) if paint and style else part for part, style in parts)
-
-
-class _Painter:
-    """Puts text in colour, by rich."""
-
-    def __init__(self) -> None:
-        from rich.color import ColorSystem
-        from rich.style import Style
-
-        self._parse = Style.parse
-        self._system = ColorSystem.STANDARD  # the sixteen that a terminal's own theme has made readable
-
-    @classmethod
-    def if_possible(cls) -> _Painter | None:
-        """``None`` without rich."""
-        try:
-            return cls()
-        except ImportError:
-            return None
-
-    def __call__(self, text: str, style: str) -> str:
-        return self._parse(style).render(text, color_system=self._system)

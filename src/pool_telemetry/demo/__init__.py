@@ -22,9 +22,9 @@ from ._truth import DisagreementError, check, check_end, kernel_close_wait
 
 _HEADING = f"{BOLD} {NOTE}"
 _NEXT = (
-    ("pool-telemetry run app.py", "such a report of your program, without a change to it"),
-    ("pool_telemetry.install()", "the same from within, and metrics and spans for OpenTelemetry"),
-    ("pool-telemetry demo --telemetry", "what OpenTelemetry gets of this story"),
+    ("pool-telemetry run app.py", "such a report of your own program"),
+    ("pool_telemetry.install()", "in your code: metrics and spans as well"),
+    ("pool-telemetry demo --telemetry", "this story as OpenTelemetry gets it"),
 )
 
 
@@ -93,10 +93,10 @@ def _open(stage: Stage) -> None:
 def _close(stage: Stage, in_kernel: int | None, seconds: float) -> None:
     books = stage.server.books
     kernel = "" if in_kernel is None else f", and the kernel's own table of sockets: {in_kernel} in CLOSE_WAIT"
-    told = f""" by the books that the server kept: {books.requests} requests, {books.accepted} connections,
+    told = f""", by the books that the server kept: {books.requests} requests, {books.accepted} connections,
         {books.fins} FINs, {books.resets} RSTs, {books.unanswered} requests not answered{kernel}. It took
         {duration(seconds)}."""
-    true = [("All figures are true", f"{BOLD} {GOOD}"), (f" {prose(told)}", "")]
+    true = [("All figures are true", f"{BOLD} {GOOD}"), (prose(told), "")]
     stage.screen.tell([], true, [], [("Your turn", _HEADING)])
     widest = max(len(command) for command, _ in _NEXT)
     stage.screen.write(

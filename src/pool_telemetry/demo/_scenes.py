@@ -16,7 +16,8 @@ from ._stage import PLACES, Stage
 from ._truth import DisagreementError
 
 KEEPALIVE = 0.5  # seconds after which the server hangs up
-FORGETFUL = 0.2  # seconds after which what is on the way forgets a connection
+FORGETFUL = 0.15  # seconds after which what is on the way forgets a connection
+NOTICED = 0.1  # seconds later that is found out, so that one can see it
 ALONE = 10  # requests, one after the other: the story says "ten"
 # More than were ever in use at once: so many are not ended by one crash of a server, and the diagnosis knows that.
 RESETS = PLACES + 1
@@ -98,6 +99,7 @@ def resets(stage: Stage) -> None:
         for number in range(1, RESETS + 1):
             stage.ask(f"/ok/rst/{FORGETFUL}")
             _await_ends(stage, "resets", number)
+            time.sleep(NOTICED)
         stage.ask("/ok")
         _tell_checkouts(stage, scene)
 

@@ -26,6 +26,7 @@ _NEXT = (
     ("pool_telemetry.install()", "in your code: metrics and spans as well"),
     ("pool-telemetry demo --telemetry", "this story as OpenTelemetry gets it"),
 )
+_COLOUR = ("pip install 'pool-telemetry[cli]'", "to see all this in colour, and moving")
 
 
 def main(*, telemetry: bool = False) -> int:
@@ -84,8 +85,8 @@ def _open(stage: Stage) -> None:
     for sign, meaning in LEGEND:
         signs += [*stage.screen.draw([sign]), (f" {meaning}".replace(" ", TIE), DIM), ("   ", "")]
     about = f"""A server on this machine, {stage.server.url}, and an ordinary urllib3 pool of six places, as requests
-        has inside. In fast motion: this server hangs up on idle connections after {KEEPALIVE}{TIE}s, real ones after 5
-        to 75."""
+        has inside. In fast motion: this server hangs up on idle connections after {KEEPALIVE}{TIE}s, real ones often
+        after 5 to 75."""
     title = [("pool_telemetry", _HEADING), (": what happens in a connection pool", BOLD)]
     stage.screen.tell(title, [(prose(about), "")], [], signs)
 
@@ -98,7 +99,8 @@ def _close(stage: Stage, in_kernel: int | None, seconds: float) -> None:
         {duration(seconds)}."""
     true = [("All figures are true", f"{BOLD} {GOOD}"), (prose(told), "")]
     stage.screen.tell([], true, [], [("Your turn", _HEADING)])
-    widest = max(len(command) for command, _ in _NEXT)
+    hints = (*_NEXT, _COLOUR) if stage.screen.lacks_rich else _NEXT
+    widest = max(len(command) for command, _ in hints)
     stage.screen.write(
-        Line([(what, "")], [(f"{'':{INDENT}}{command:<{widest}}", BOLD), ("   ", "")]) for command, what in _NEXT
+        Line([(what, "")], [(f"{'':{INDENT}}{command:<{widest}}", BOLD), ("   ", "")]) for command, what in hints
     )

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 
 from urllib3.exceptions import HTTPError
 
+from .._kernel import HAS_TCP_INFO
 from .._lifecycle import CLOSE_WAIT, ESTABLISHED
 from .._snapshot import UpstreamSnapshot
 from .._words import BAD, DIM, GOOD, NOTE, TIE, WARNING, state
@@ -17,7 +18,7 @@ from ._truth import DisagreementError
 
 KEEPALIVE = 0.5  # seconds after which the server hangs up
 FORGETFUL = 0.15  # seconds after which what is on the way forgets a connection
-NOTICED = 0.1  # seconds later that is found out, so that one can see it
+UNNOTICED = 0.1  # seconds in which nobody notices, so that one can see it
 ALONE = 10  # requests, one after the other: the story says "ten"
 # More than were ever in use at once: so many are not ended by one crash of a server, and the diagnosis knows that.
 RESETS = PLACES + 1
@@ -35,6 +36,7 @@ LEGEND = (
     (_RESET, "reset"),
     (_LOST, "lost"),
     (_EMPTY, "free"),
+    *(() if HAS_TCP_INFO else ((_UNKNOWN, "not known without Linux"),)),
 )
 
 
@@ -99,7 +101,6 @@ def resets(stage: Stage) -> None:
         for number in range(1, RESETS + 1):
             stage.ask(f"/ok/rst/{FORGETFUL}")
             _await_ends(stage, "resets", number)
-            time.sleep(NOTICED)
         stage.ask("/ok")
         _tell_checkouts(stage, scene)
 
@@ -140,6 +141,7 @@ def _scene(stage: Stage, title: str, text: str) -> AbstractContextManager[Scene]
 def _await_ends(stage: Stage, entry: str, number: int) -> None:
     """Wait until the server has ended so many connections, and all in the pool are known to have ended."""
     stage.until(lambda: getattr(stage.server.books, entry) == number and _dead(stage.upstream()) in (PLACES, None))
+    time.sleep(UNNOTICED)
 
 
 def _dead(upstream: UpstreamSnapshot) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +29,6 @@ class Line(NamedTuple):
 
     text: Text
     head: Text = ()
-    margin: int | None = None
 
 
 class Scene:
@@ -55,10 +55,17 @@ class Screen:
         self._is_coloured = likes_colour(file)
         self._is_ascii = not _can_take(file, _SIGNS)
         self._scenes = 0
+        #: Whether somebody is looking, and could see more with rich.
+        self.lacks_rich = is_terminal(file) and importlib.util.find_spec("rich") is None
 
-    def tell(self, *texts: Text, indent: int = 0) -> None:
+    def tell(self, *texts: Text) -> None:
         """Paragraphs."""
-        self.write([Line(text, [(" " * indent, "")]) for text in texts])
+        self.write(map(Line, texts))
+
+    def write(self, lines: Iterable[Line]) -> None:
+        """Lines, each broken where it must be."""
+        self._file.write(self._page(lines))
+        self._file.flush()  # as it happens, also through a pipe
 
     def draw(self, picture: Picture) -> Text:
         """A picture's signs, with a blank between each two."""
@@ -71,7 +78,7 @@ class Screen:
     def scene(self, title: str, text: str, picture: Callable[[], Picture]) -> Iterator[Scene]:
         """A scene, beside whose title the picture stands: on a terminal as it is at each moment, else as it ends."""
         self._scenes += 1
-        scene, number = Scene(), f"{self._scenes}"
+        scene, number = Scene(), self._scenes
 
         def lines(mark: str) -> list[Line]:
             drawn = self.draw(picture())
@@ -88,13 +95,8 @@ class Screen:
     def _page(self, lines: Iterable[Line]) -> str:
         page = Page(self.width, is_ascii=self._is_ascii)
         for line in lines:
-            page.add(line.text, line.head, margin=line.margin)
+            page.add(line.text, line.head)
         return page.to_text(is_coloured=self._is_coloured)
-
-    def write(self, lines: Iterable[Line]) -> None:
-        """Lines, each broken where it must be."""
-        self._file.write(self._page(lines))
-        self._file.flush()  # as it happens, also through a pipe
 
     def _moving(self, page: Callable[[], str]) -> contextlib.AbstractContextManager[Any]:
         """A page that is drawn again and again, and is gone in the end; nothing where that cannot be."""

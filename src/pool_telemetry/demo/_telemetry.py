@@ -60,9 +60,10 @@ def show(telemetry: Telemetry, screen: Screen, upstream: UpstreamSnapshot) -> No
     for outcome in {*checkouts, *upstream.checkouts}:
         expect(f"checkouts, {outcome}", upstream.checkouts.get(outcome, 0), "by the metric", checkouts.get(outcome, 0))
     heading = f"{BOLD} {NOTE}"
-    screen.tell([], [("What OpenTelemetry gets: metrics", heading)])
+    screen.tell([], [("What OpenTelemetry gets: metrics", heading), ("   of histograms, how many and the mean", DIM)])
     screen.write(_rows(metrics))
-    screen.tell([], [("and spans: below a request, what kept it waiting", heading)])
+    shortened = "   without 'urllib3.connection.'; -> is a link"
+    screen.tell([], [("and spans: below a request, what kept it waiting", heading), (shortened, DIM)])
     trees = _Trees(telemetry.spans())
     for phase in ("checkout", "request"):
         screen.write(trees.lines(trees.first_that_met_a_drop(phase)))

@@ -67,5 +67,6 @@ def kernel_close_wait(port: int) -> int | None:
         lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
     except OSError:
         return None
-    ends = [line.split()[2:4] for line in lines]
-    return sum(int(remote.rpartition(":")[2], 16) == port and state == _CLOSE_WAIT for remote, state in ends)
+    # A row may come twice: the kernel writes the table page by page, while other programs open and close sockets.
+    ends = {tuple(line.split()[1:4]) for line in lines}
+    return sum(int(remote.rpartition(":")[2], 16) == port and state == _CLOSE_WAIT for _, remote, state in ends)

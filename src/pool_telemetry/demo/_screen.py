@@ -108,11 +108,8 @@ class Screen:
             from rich.text import Text as RichText
         except ImportError:
             return contextlib.nullcontext()
-        console = Console(file=self._file, highlight=False)
-        if console.is_dumb_terminal or console.legacy_windows or not console.is_terminal:
-            return contextlib.nullcontext()
-        return Live(
-            console=console,
+        return Live(  # which is quiet where a terminal can do no more
+            console=Console(file=self._file),
             get_renderable=lambda: RichText.from_ansi(page(), no_wrap=True, overflow="crop"),
             refresh_per_second=FRAMES_PER_SECOND,
             redirect_stdout=False,

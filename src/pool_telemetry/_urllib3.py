@@ -90,6 +90,14 @@ def pooled(pool: Any) -> tuple[Any, ...] | None:
         return None
 
 
+def has_any_pooled(pool: Any) -> bool:
+    """Whether a checkout would find something in the queue, without taking its mutex; not if it cannot be read."""
+    try:
+        return len(pool.pool.queue) > 0
+    except (AttributeError, TypeError):  # the pool has been closed; or the queue is of another make
+        return False
+
+
 def proxy_of(conn: Any) -> tuple[bool, str | None]:
     """Whether a connection is to be tunnelled, and its proxy's scheme."""
     proxy = getattr(conn, "proxy", None)

@@ -424,7 +424,7 @@ def test_a_fault_in_many_threads_at_once_is_logged_once(
 ) -> None:
     both = threading.Barrier(4)
 
-    def fault(*args: Any) -> Any:
+    def fault(*_: Any, **__: Any) -> Any:
         both.wait(10)
         raise OursError
 

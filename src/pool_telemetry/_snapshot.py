@@ -86,7 +86,8 @@ class UpstreamSnapshot:
 
     Attributes:
         scheme: ``http`` or ``https``.
-        address: host name, IP address, or path of a unix socket; ``_OTHER`` beyond ``max_upstreams``.
+        address: host name, IP address, or path of a unix socket; ``_OTHER`` beyond ``max_upstreams``; ``_INVALID``
+            for what is no host's name, and may hold a password.
         port: ``None`` for a unix socket and for ``_OTHER``.
         pools: those that live.
         checkouts: by outcome.

@@ -18,9 +18,11 @@ from urllib.parse import unquote, urlsplit
 from urllib3.exceptions import ClosedPoolError
 from urllib3.util.proxy import connection_requires_http_tunnel
 
-from ._lifecycle import CloseReason, Upstream
+from ._lifecycle import INVALID, CloseReason, Upstream
 
 _INCREMENT = ("method", "url", "response", "error", "_pool", "_stacktrace")
+# What stands in a URL beside the host. A pool that was given all of it as its host cannot connect, but it is seen.
+_NOT_IN_HOSTS = frozenset("/?#@\\")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -34,7 +36,13 @@ def upstream_of(pool: Any) -> Upstream:
     proxy = getattr(pool, "proxy", None)
     if proxy is not None and not is_tunnelled(pool):
         host, port, scheme = proxy.host, proxy.port, proxy.scheme or scheme
-    return Upstream(str(host or "").strip("[]").lower(), port or _DEFAULT_PORTS.get(scheme), scheme)
+    return Upstream(_host(host).strip("[]").lower(), port or _DEFAULT_PORTS.get(scheme), scheme)
+
+
+def _host(given: Any) -> str:
+    """A host's name as it is given, but nothing that a user, a path or a query may be part of."""
+    name = str(given or "")
+    return INVALID if set(name) & _NOT_IN_HOSTS else name
 
 
 def _unix_path(pool: Any) -> str | None:
@@ -118,7 +126,7 @@ def lookup_name(address: Any) -> str | None:
     """The name that connecting to an address looks up; ``None`` for an IP address."""
     if not isinstance(address, tuple) or not address:
         return None
-    name = str(address[0]).strip("[]")
+    name = _host(address[0]).strip("[]")
     try:
         ipaddress.ip_address(name.partition("%")[0])
     except ValueError:

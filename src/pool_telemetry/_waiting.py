@@ -31,7 +31,7 @@ class Ticket:
         """Whether there was no wait; to be asked once, as soon as the checkout has got something."""
         is_left = pool.emptied_by is self._emptied_by
         if not _urllib3.has_any_pooled(host_pool):
-            pool.emptied_by = self
+            pool.emptied_by = object()  # not this ticket: each would keep the one before it
         return self._found_any and (is_left or self._lay_there(pool, conn))
 
     def _lay_there(self, pool: PoolRecord, conn: Any) -> bool:

@@ -154,6 +154,39 @@ def test_it_needs_neither_an_sdk_nor_metrics() -> None:
     assert programs.run(program).split() == ["999", "999", "False"]
 
 
+def test_what_is_kept_for_it_does_not_grow_with_the_number_of_requests() -> None:
+    program = """
+        import gc, os, tracemalloc, pool_telemetry, urllib3
+        from misbehaving import Server
+        pool_telemetry.install(metrics="off", spans="off")
+        here = os.path.dirname(pool_telemetry.__file__)
+        # Counters of durations have a bound that is far off, and a test of their own.
+        filters = [tracemalloc.Filter(True, here + "/*"), tracemalloc.Filter(False, here + "/_digest.py")]
+
+        def kept():
+            pool_telemetry.snapshot()
+            gc.collect()
+            return sum(each.size for each in tracemalloc.take_snapshot().filter_traces(filters).traces)
+
+        def ask(times):
+            for _ in range(times):
+                for path in ("/ok", "/lost", "/close"):
+                    http.request("GET", server.url + path)
+                    blocking.request("GET", path)
+
+        with Server() as server, urllib3.PoolManager() as http:
+            blocking = urllib3.HTTPConnectionPool("127.0.0.1", server.port, block=True)
+            tracemalloc.start()
+            ask(50)
+            before = kept()
+            ask(150)
+            print(before, kept() - before)
+        """
+    before, more = map(int, programs.run(program).split())
+    assert before > 1000
+    assert more < 900 * 8  # not even a reference for each request
+
+
 def test_the_servers_keep_alive_limit_is_where_it_closes(telemetry: Telemetry) -> None:
     telemetry.install(metrics="off")
     with Server() as server, manager(server.ca_file) as http:

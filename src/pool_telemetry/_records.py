@@ -109,8 +109,8 @@ class PoolRecord:
         self.size = size
         #: Lost races whose thread has not come back for another connection: thread -> LostRace.
         self.lost: dict[object, LostRace] = {}
-        #: The pool's class, while a checkout needs none of the extra care that blocking, lost races or ``spans=all`` ask
-        #: for. Not a mere flag: an object that answers by another's attributes is told from that one by its class.
+        #: The pool's class, while a checkout needs none of the extra care that blocking, lost races or ``spans=all``
+        #: ask for. Not a mere flag: an object that answers by another's attributes is told from that one by its class.
         self.simple_class: type | None = None
 
 

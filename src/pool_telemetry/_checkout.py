@@ -40,7 +40,7 @@ class CheckoutHooks:
             try:
                 record = pool._pool_telemetry
                 # Some classes answer for any attribute: by what is truthy, or by what another object bears.
-                is_simple = record.is_simple is True and record.pool() is pool
+                is_simple = record.simple_class is type(pool)
             except AttributeError:
                 is_simple = False
             except Exception:
@@ -56,12 +56,7 @@ class CheckoutHooks:
             try:
                 connection = conn._pool_telemetry
                 returned_at = connection.returned_at
-                is_clean = (
-                    connection.is_open is True
-                    and connection.conn() is conn
-                    and returned_at is not None
-                    and conn.sock is not None
-                )
+                is_clean = connection.is_open is True and returned_at is not None and conn.sock is not None
             except AttributeError:
                 is_clean = False
             except Exception:
@@ -164,7 +159,7 @@ class CheckoutHooks:
             connection.last_used = use
         assert pool.book is not None
         pool.book.take(connection)
-        if outcome is not Outcome.REUSED or not pool.is_simple:
+        if outcome is not Outcome.REUSED or pool.simple_class is None:
             self._tell(pool, outcome, started_at, now, idle_ns, use, drop=drop, has_waited=has_waited)
 
     def _no_connection(self, pool: PoolRecord, error: BaseException, started_at: int | None) -> None:
@@ -273,7 +268,7 @@ class CheckoutHooks:
                     # Before the host's call: after it another thread may have the connection.
                     try:
                         connection = conn._pool_telemetry
-                        is_open = connection.is_open is True and connection.conn() is conn
+                        is_open = connection.is_open is True
                     except AttributeError:
                         is_open = False
                     except Exception:

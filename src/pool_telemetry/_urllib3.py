@@ -79,6 +79,12 @@ def found_pool_closed(error: BaseException) -> bool:
     return isinstance(error, ClosedPoolError)
 
 
+def is_plain(pool: Any) -> bool:
+    """Whether the attributes that an object shows are its own: not so where its class answers for others."""
+    kind: Any = type(pool)
+    return kind.__getattribute__ is object.__getattribute__ and not hasattr(kind, "__getattr__")
+
+
 def size_of(pool: Any) -> int:
     """The pool's ``maxsize``."""
     return int(getattr(getattr(pool, "pool", None), "maxsize", 0) or 0)

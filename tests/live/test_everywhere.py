@@ -961,6 +961,23 @@ def test_a_pool_that_shows_another_s_attributes_is_one_of_its_own(telemetry: Tel
             assert metrics.value("urllib3.pool.count") == 2
 
 
+def test_pools_of_one_class_that_show_each_other_s_attributes_are_told_apart(telemetry: Telemetry) -> None:
+    telemetry.install()
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(Server()) for _ in range(3)]
+        pool = urllib3.HTTPConnectionPool(servers[0].host, servers[0].port)
+        pools = [stack.enter_context(pool)]
+        for server in servers[1:]:
+            pools.append(stack.enter_context(Failover(pools[-1], server)))
+        for times, each in enumerate(pools, 1):
+            for _ in range(times):
+                each.request("GET", "/ok")
+        metrics = telemetry.collect()
+        for times, server in enumerate(servers, 1):
+            check_laws(metrics, checkouts=times, server__port=server.port)
+        assert metrics.value("urllib3.pool.count") == 3
+
+
 class Proxying(urllib3.HTTPConnectionPool):
     """Wraps its connections, as some instrumentations do."""
 

@@ -32,9 +32,8 @@ class CheckoutHooks:
 
     def make_get_conn(self) -> Callable[..., Any]:
         """The wrapper of ``_get_conn``."""
-        clock, current_use, samples = monotonic_ns, self._watch.current_use, self._watch.ledger.samples
-        flush, fuse = self._watch.flush, self._watch.fuse
-        with_care, no_connection, checked_out = self._get_with_care, self._no_connection, self._checked_out
+        # Every free variable of a function is fetched whenever it is called: so only what a clean reuse needs is one.
+        current_use, samples = self._watch.current_use, self._watch.ledger.samples
 
         def get_conn(wrapped: Any, pool: Any, args: Any, kwargs: Any) -> Any:
             try:
@@ -47,11 +46,11 @@ class CheckoutHooks:
                 let_signals_pass()
                 is_simple = False
             if not is_simple:
-                return with_care(wrapped, pool, args, kwargs)
+                return self._get_with_care(wrapped, pool, args, kwargs)
             try:
                 conn = wrapped(*args, **kwargs)
             except BaseException as error:
-                no_connection(record, error, None)
+                self._no_connection(record, error, None)
                 raise
             try:
                 connection = conn._pool_telemetry
@@ -63,17 +62,17 @@ class CheckoutHooks:
                 let_signals_pass()
                 is_clean = False
             if not is_clean:
-                checked_out(pool, record, conn, None)
+                self._checked_out(pool, record, conn, None)
                 return conn
             try:
-                now = clock()
+                now = monotonic_ns()
                 use = current_use()
                 if use is not SUPPRESSED:
                     connection.previously_used = connection.last_used
                     connection.last_used = use
                     samples.append((connection, now - returned_at, use))
                     if len(samples) >= MOST_SAMPLES:
-                        flush()
+                        self._watch.flush()
                 connection.checked_out_at = now
                 connection.reuses += 1
                 book = record.book  # Book.take(), without the call
@@ -82,7 +81,7 @@ class CheckoutHooks:
                 if in_use > book.peak:
                     book.note_peak(in_use)
             except Exception:
-                fuse.blow()
+                self._watch.fuse.blow()
             return conn
 
         return get_conn
@@ -203,16 +202,15 @@ class CheckoutHooks:
 
     def make_is_connection_dropped(self) -> Callable[..., Any]:
         """The wrapper of ``is_connection_dropped``: the one moment at which the dropped socket is still open."""
-        found_dropped, fuse = self._found_dropped, self._watch.fuse
 
         def is_connection_dropped(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
             # Without keywords, as urllib3 calls it, Python has no dict to merge and to take apart.
             is_dropped = wrapped(*args, **kwargs) if kwargs else wrapped(*args)
             if is_dropped:
                 try:
-                    found_dropped(args[0] if args else kwargs["conn"])
+                    self._found_dropped(args[0] if args else kwargs["conn"])
                 except Exception:
-                    fuse.blow()
+                    self._watch.fuse.blow()
             return is_dropped
 
         return is_connection_dropped
@@ -259,7 +257,7 @@ class CheckoutHooks:
 
     def make_put_conn(self, gate: list[bool]) -> Callable[[Any], Any]:
         """What makes the function in ``_put_conn``'s place out of the original."""
-        clock, returned, fuse = monotonic_ns, self._returned, self._watch.fuse
+        hooks = self
 
         def replace(original: Any) -> Any:
             @functools.wraps(original)
@@ -276,14 +274,14 @@ class CheckoutHooks:
                         is_open = False
                     try:
                         if is_open:
-                            now = clock()
+                            now = monotonic_ns()
                             connection.use_ns += now - connection.checked_out_at
                             connection.returned_at = now
                             connection.pool.book.out.discard(connection)
                         else:
-                            returned(self, conn, clock())
+                            hooks._returned(self, conn, monotonic_ns())
                     except Exception:
-                        fuse.blow()
+                        hooks._watch.fuse.blow()
                 return original(self, conn)
 
             return _put_conn

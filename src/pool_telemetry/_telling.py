@@ -1,0 +1,145 @@
+"""Tells of this process, when it is one of a run: a mark at its first pool, its word at the end, reports in between."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+from datetime import datetime, timezone
+
+from . import _instrument, _page
+from ._at_end import NO_POOLS, Plan, write_to_stderr
+from ._diagnosis import diagnose
+from ._faults import let_signals_pass
+from ._processes import Folder
+from ._repeating import repeat
+from ._report import render
+from ._run import RUN_SCHEMA, Run
+from ._run_report import render_run
+from ._snapshot import Snapshot
+from ._version import __version__
+
+log = logging.getLogger("pool_telemetry")
+# Behind all other finalizers of a child of multiprocessing, and behind its waiting for its own children.
+_LAST = -sys.maxsize
+_teller: Teller | None = None
+
+
+def begin(plan: Plan) -> None:
+    """Take part in a run, from this process's first pool on."""
+    global _teller
+    if _teller is None:
+        _teller = Teller(plan)
+        _instrument.have_told_by(_teller.meet)
+
+
+def tell(plan: Plan) -> bool:
+    """Leave this process's word, or tell of all processes if it is the program's own.
+
+    Returns:
+        ``False`` if it has to wait, as this very thread is at the books.
+    """
+    return (_teller or Teller(plan)).tell()
+
+
+class Teller:
+    """Tells of the process that it is in, be it forked.
+
+    Args:
+        plan: of the run.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._met_in = 0  # the process
+        self._mark: str | None = None
+
+    def meet(self) -> None:
+        """This process is about to have its first pool."""
+        process = os.getpid()
+        if self._met_in == process:
+            return
+        try:
+            self._met_in = process
+            self._mark = Folder(self._plan.folder).mark()
+            if not self._plan.is_of_program():
+                self._tell_before_multiprocessing_ends()
+            if self._plan.every is not None:
+                repeat(self._plan.every, functools.partial(self._report, process))
+        except Exception:
+            let_signals_pass()
+            log.warning("what this process does may be missing from the report", exc_info=True)
+
+    def _tell_before_multiprocessing_ends(self) -> None:
+        # Its children leave by os._exit() where they were forked, behind the back of atexit. One that was not may tell
+        # twice: the later word takes the place of the earlier.
+        util = sys.modules.get("multiprocessing.util")
+        if util is not None:
+            util.Finalize(None, self.tell, exitpriority=_LAST)
+
+    def tell(self) -> bool:
+        """As :func:`tell`."""
+        own = None
+        if self._met_in == os.getpid():
+            own = _instrument.snapshot_unless_busy()
+            if own is None:
+                return False
+        if self._plan.is_of_program():
+            conclude(self._plan, own, None if own is None else self._mark)
+        elif own is not None and self._mark is not None:
+            Folder(self._plan.folder).leave(self._mark, own)
+        return True
+
+    def _report(self, process: int) -> bool:
+        """Print a report, unless this is another process by now; whether it is not."""
+        if os.getpid() != process:
+            return False
+        seen = _instrument.snapshot()
+        _print(functools.partial(render, seen, diagnose(seen)))
+        return True
+
+
+def conclude(plan: Plan, own: Snapshot | None = None, mark: str | None = None) -> None:
+    """Print and keep what all processes have told.
+
+    Args:
+        plan: of the run.
+        own: what there is to tell of this process.
+        mark: that of this process.
+    """
+    left = Folder(plan.folder).close(mark)
+    snapshots = ([] if own is None else [own]) + ([] if left is None else left.snapshots)
+    run = Run(
+        run_schema=RUN_SCHEMA,
+        version=__version__,
+        program=plan.program,
+        ended_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+        processes=tuple(snapshots),
+        silent=None if left is None else left.silent,
+        running=None if left is None else left.running,
+    )
+    problem = None if plan.output is None else _keep(run, plan.output)
+    _print(functools.partial(render_run, run))
+    if problem:
+        write_to_stderr(f"pool_telemetry has not kept the report: {problem}\n".encode("ascii", "backslashreplace"))
+
+
+def _keep(run: Run, path: str) -> str | None:
+    """What has gone wrong, if it has."""
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(run.to_json() + "\n")
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def _print(render_page: _page.Render) -> None:
+    file = sys.__stderr__
+    if file is None or file.closed:
+        return
+    page = _page.fitting(render_page, file)
+    # An empty line sets a page apart from what the program has printed.
+    page = page if page == NO_POOLS else "\n" + page
+    write_to_stderr(page.encode(file.encoding, "backslashreplace"))

@@ -11,6 +11,7 @@ import sys
 TYPE_CHECKING = False  # typing is not imported yet
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import TracebackType
     from typing import TextIO
 
 #: The variable by which the processes of a run know of it.
@@ -107,7 +108,7 @@ class AtEnd:
             return  # then the others have no place to leave word, and the report says so
 
     def _at_exit(self) -> None:
-        self._speak(is_last=True)
+        with_interrupt_kept(lambda: self._speak(is_last=True))
         if self._must_die:
             _die()
 
@@ -158,7 +159,9 @@ class AtEnd:
         return True
 
     def _come_again(self) -> None:
-        # Not at once: the handler would run again before the code that it interrupts gets any further.
+        # Not at once: the handler would run again before the code that it interrupts gets any further. That code may be
+        # the program's last, and then Python asks for the last word anyway.
+        self._must_die = True
         import _thread
         import time
 
@@ -168,8 +171,22 @@ class AtEnd:
 
         try:
             _thread.start_new_thread(again, ())
-        except RuntimeError:  # Python is ending, and takes no new threads: it asks for the last word anyway
-            self._must_die = True
+        except RuntimeError:  # Python is ending, and takes no new threads
+            return
+
+
+def with_interrupt_kept(act: "Callable[[], object]") -> None:
+    """Do something at exit, after which Python still dies of SIGINT if it was going to.
+
+    Any exec() of a text, such as an import of a dataclass, has it forget the interrupt (seen in 3.10 to 3.13).
+    """
+    is_interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt and _is_of_main(sys.last_traceback)
+    act()
+    if is_interrupted:
+        try:
+            exec("raise KeyboardInterrupt")
+        except KeyboardInterrupt:
+            return  # as if it had just been
 
 
 def write_to_stderr(data: bytes) -> None:
@@ -196,6 +213,11 @@ def _write(descriptor: int, data: bytes) -> int:
     except BlockingIOError:  # its reader is slow
         time.sleep(_AGAIN_SECONDS)
         return 0
+
+
+def _is_of_main(traceback: "TracebackType | None") -> bool:
+    # And not of a callback out of C, which ended there.
+    return traceback is not None and traceback.tb_frame.f_back is None
 
 
 def _flush() -> None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ._at_end import with_interrupt_kept
 from ._settings import Settings
 from ._version import __version__
 from ._wanted import Wanted, resolve
@@ -157,8 +158,8 @@ def report(file: TextIO | None = None) -> None:
 
 def _report_at_exit(process: int) -> None:
     # Not in a forked child, whose parent has asked for it. And of nothing, nothing.
-    if os.getpid() == process and not _tellers and snapshot().upstreams:
-        report()
+    if os.getpid() == process and not _tellers:
+        with_interrupt_kept(lambda: report() if snapshot().upstreams else None)
 
 
 def have_told_by(meet: Callable[[], object]) -> None:

@@ -72,6 +72,8 @@ def read(text: str) -> Run | Snapshot:
     Raises:
         ValueError: the text is neither, or of a newer schema.
     """
+    if not text:
+        raise ValueError("it is empty: the program has not ended, or has ended without a word")
     with contextlib.suppress(json.JSONDecodeError):
         data = json.loads(text)
         if isinstance(data, Mapping) and _SCHEMA in data:

@@ -137,7 +137,9 @@ def _keep(run: Run, path: str) -> str | None:
 
 def _print(render_page: _page.Render) -> None:
     file = sys.__stderr__
-    if file is None or file.closed:
+    try:
+        file.fileno()  # type: ignore[union-attr]  # without one it is an error like any other
+    except (AttributeError, OSError, ValueError):  # closed, or replaced
         return
     page = _page.fitting(render_page, file)
     # An empty line sets a page apart from what the program has printed.

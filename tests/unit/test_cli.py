@@ -297,7 +297,8 @@ def test_what_was_kept_is_shown_as_the_process_itself_would_have(
     ("text", "told"),
     [
         (None, "No such file"),
-        ("", "it is no JSON (Expecting value"),
+        ("", "it is empty: the program has not ended, or has ended without a word"),
+        ("\n", "it is no JSON (Expecting value"),
         ("[]", "it has no number called 'schema'"),
         ('{"run_schema": 99, "version": "9.9"}', "the run is of schema 99, made by pool_telemetry 9.9"),
         ('{"run_schema": true}', "this is no run of pool_telemetry: it has no number called 'run_schema'"),

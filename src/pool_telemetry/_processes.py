@@ -36,7 +36,8 @@ class Folder:
     """The folder of a run.
 
     Args:
-        path: which the program's own process makes before all others, and takes away at its end.
+        path: which the program's own process makes before all others, and takes away at its end; empty if there was no
+            place for it.
     """
 
     def __init__(self, path: str) -> None:
@@ -44,6 +45,8 @@ class Folder:
 
     def mark(self) -> str | None:
         """Leave a mark that this process has pools; gives its name, or ``None`` if that cannot be done."""
+        if not self._path:
+            return None
         process = os.getpid()
         # A number may come back: of a process that has ended, or that has replaced itself by exec.
         for life in itertools.count():

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from datetime import datetime, timezone
+from typing import TextIO
 
 from . import _instrument, _page
 from ._at_end import NO_POOLS, Plan, write_to_stderr
@@ -137,11 +138,17 @@ def _keep(run: Run, path: str) -> str | None:
 
 def _print(render_page: _page.Render) -> None:
     file = sys.__stderr__
-    try:
-        file.fileno()  # type: ignore[union-attr]  # without one it is an error like any other
-    except (AttributeError, OSError, ValueError):  # closed, or replaced
+    if file is None or not _has_descriptor(file):
         return
     page = _page.fitting(render_page, file)
     # An empty line sets a page apart from what the program has printed.
     page = page if page == NO_POOLS else "\n" + page
     write_to_stderr(page.encode(file.encoding, "backslashreplace"))
+
+
+def _has_descriptor(file: TextIO) -> bool:
+    try:
+        file.fileno()
+    except (OSError, ValueError):  # it is closed, or what has taken its place has none
+        return False
+    return True

@@ -48,7 +48,7 @@ def test_each_worker_of_gunicorn_is_told_of_apart_when_the_arbiter_is_stopped(
         gunicorn = ["-m", "gunicorn", *options, "-w", "2", "-b", f"127.0.0.1:{port}", "app:application"]
         environment = stage.environment()
         ours = {name: environment[name] for name in ("SERVER", "TMPDIR")}
-        with serving([*RUN, "-o", str(stage.kept), *gunicorn], port, tmp_path, **ours) as service:
+        with serving([*RUN, "-o", str(stage.kept), *gunicorn], port, tmp_path, (), **ours) as service:
             serve_by_two(service, answered)
             victim = answered.most_common()[0][0]
             os.kill(victim, signal.SIGKILL)

@@ -85,6 +85,9 @@ class AtEnd:
 
     def wait(self) -> None:
         """Be called at the end: last of all, as this is registered first."""
+        # An older one has not this package, and crashes at its end when atexit is gone from its modules.
+        if sys.version_info < (3, 10):  # noqa: UP036 - the hook runs in any Python 3
+            return
         is_new = "atexit" not in sys.modules
         import atexit
 

@@ -53,7 +53,8 @@ class Teller:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._met_in = 0  # the process
+        # Processes: the one that was met, and the one that has told.
+        self._met_in = self._told_in = 0
         self._mark: str | None = None
 
     def meet(self) -> None:
@@ -86,6 +87,7 @@ class Teller:
             own = _instrument.snapshot_unless_busy()
             if own is None:
                 return False
+        self._told_in = os.getpid()
         if self._plan.is_of_program():
             conclude(self._plan, own, None if own is None else self._mark)
         elif own is not None and self._mark is not None:
@@ -93,8 +95,8 @@ class Teller:
         return True
 
     def _report(self, process: int) -> bool:
-        """Print a report, unless this is another process by now; whether it is not."""
-        if os.getpid() != process:
+        """Print a report, unless this is another process by now, or the last one is printed; gives whether it was."""
+        if os.getpid() != process or self._told_in == process:
             return False
         seen = _instrument.snapshot()
         _print(functools.partial(render, seen, diagnose(seen)))

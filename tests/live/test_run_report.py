@@ -114,6 +114,34 @@ def test_a_program_ends_as_under_python_and_its_report_comes_last(stage: Stage, 
     assert f"http://127.0.0.1:{stage.server.port} " in told.report
 
 
+@pytest.mark.parametrize("program", [["program.py"], ["-m", "program"], ["-"], ["-c", "import program"], ["folder"]])
+def test_a_program_dies_of_ctrl_c_as_under_python_whichever_way_it_is_run(stage: Stage, program: list[str]) -> None:
+    """What a report needs to import would have Python forget that it was interrupted."""
+    text = "from asks import *; import signal; signal.signal(2, signal.default_int_handler); ask(2)\n"
+    text += "os.kill(os.getpid(), 2)\n"
+    write(stage.folder, {"program.py": text, "folder/__main__.py": text})
+    expected = outcome_of([*PYTHON, *program], stage.folder, stage.environment(), text.encode())
+    assert expected.code == -signal.SIGINT
+    command = [*RUN, "-o", str(stage.kept), *program]
+    told = stage.told(*outcome_of(command, stage.folder, stage.environment(), text.encode()))
+    assert (told.code, told.out, told.err) == expected
+    assert told.checkouts == [2]
+
+
+def test_an_interrupt_that_a_console_within_the_program_has_shown_does_not_end_it(stage: Stage) -> None:
+    program = """
+from asks import *
+import code
+ask(2)
+code.InteractiveInterpreter().runsource("raise KeyboardInterrupt")
+print(sys.last_type)
+"""
+    expected = stage.python("-c", program)
+    assert (expected[0], expected[1]) == (0, b"<class 'KeyboardInterrupt'>\n")
+    told = stage.run("-c", program)
+    assert (told.code, told.out, told.err) == expected
+
+
 def test_a_program_that_leaves_by_os_exit_or_is_killed_has_no_report(stage: Stage) -> None:
     for end, code in ("os._exit(7)", 7), ("os.kill(os.getpid(), 9)", -9):
         stage.kept.write_text("of another run")

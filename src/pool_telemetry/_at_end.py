@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 VARIABLE = "POOL_TELEMETRY_RUN"
 #: All that there is to say where no process had a pool.
 NO_POOLS = "pool_telemetry has seen no connection pool in this program.\n"
-_AGAIN_SECONDS, _MOST_FAILURES = 0.02, 5
-_MOST_WAITS = 100  # of those 0.02 s, for a reader who is slow, where stderr does not block
+_AGAIN_SECONDS = 0.02
+# So often: for an import that a signal has interrupted, and for a reader of a stderr that does not block.
+_MOST_FAILURES, _MOST_WAITS = 25, 100
 
 
 class Plan:
@@ -78,9 +79,10 @@ class AtEnd:
         self._plan = plan
         self._tell = tell
         self._is_watched = is_watched
-        self._is_telling = False
-        self._told_in = 0  # the process
-        self._must_die = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self._is_telling = self._is_told = self._must_die = False
         self._failures = 0
 
     def wait(self) -> None:
@@ -103,6 +105,8 @@ class AtEnd:
         if self._plan.is_of_program() and not os.path.isdir(self._plan.folder):  # a program may come back by exec
             self._make_folder()
         atexit.register(self._at_exit)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._begin)
 
     def _make_folder(self) -> None:
         try:
@@ -125,26 +129,23 @@ class AtEnd:
 
     def _speak(self, is_last: bool) -> bool:
         """Whether all is said that will ever be."""
-        if self._told_in == os.getpid():
+        if self._is_told:
             return True
-        is_told = False
         self._is_telling = True
         try:
             if is_last and self._plan.is_of_program():
                 _flush()  # not before a death by SIGTERM, with which Python loses what it holds
-            is_told = self._has_nothing_to_tell() or self._tell(self._plan)
+            self._is_told = self._has_nothing_to_tell() or self._tell(self._plan)
         except Exception as error:
             # A signal handler may run in the middle of an import that is needed here.
             self._failures += 1
-            is_told = is_last or self._failures >= _MOST_FAILURES
-            if is_told:
+            if is_last or self._failures >= _MOST_FAILURES:
+                self._is_told = True
                 text = "pool_telemetry has no report: " + repr(error) + "\n"
                 write_to_stderr(text.encode("ascii", "backslashreplace"))
         finally:
-            if is_told:
-                self._told_in = os.getpid()
             self._is_telling = False
-        return is_told
+        return self._is_told
 
     def _has_nothing_to_tell(self) -> bool:
         """Settle what needs no import: many programs have no pools."""

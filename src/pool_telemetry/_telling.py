@@ -13,7 +13,7 @@ from . import _instrument, _page
 from ._at_end import NO_POOLS, Plan, write_to_stderr
 from ._diagnosis import diagnose
 from ._faults import let_signals_pass
-from ._processes import Folder
+from ._processes import Folder, Left
 from ._repeating import repeat
 from ._report import render
 from ._run import RUN_SCHEMA, Run
@@ -41,7 +41,10 @@ def tell(plan: Plan) -> bool:
     Returns:
         ``False`` if it has to wait, as this very thread is at the books.
     """
-    return (_teller or Teller(plan)).tell()
+    global _teller
+    if _teller is None:
+        _teller = Teller(plan)
+    return _teller.tell()
 
 
 class Teller:
@@ -56,6 +59,8 @@ class Teller:
         # Processes: the one that was met, and the one that has told.
         self._met_in = self._told_in = 0
         self._mark: str | None = None
+        self._is_closed = False
+        self._left: Left | None = None
 
     def meet(self) -> None:
         """This process is about to have its first pool."""
@@ -89,10 +94,31 @@ class Teller:
                 return False
         self._told_in = os.getpid()
         if self._plan.is_of_program():
-            conclude(self._plan, own, None if own is None else self._mark)
+            self._conclude(own)
         elif own is not None and self._mark is not None:
             Folder(self._plan.folder).leave(self._mark, own)
         return True
+
+    def _conclude(self, own: Snapshot | None) -> None:
+        """Print and keep what all processes have told, this one among them."""
+        if not self._is_closed:  # once only: it may be asked for again, if something goes wrong
+            self._left = Folder(self._plan.folder).close(None if own is None else self._mark)
+            self._is_closed = True
+        left = self._left
+        run = Run(
+            run_schema=RUN_SCHEMA,
+            version=__version__,
+            program=self._plan.program,
+            ended_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            processes=(*(() if own is None else (own,)), *(() if left is None else left.snapshots)),
+            silent=None if left is None else left.silent,
+            running=None if left is None else left.running,
+        )
+        problem = None if self._plan.output is None else _keep(run, self._plan.output)
+        _print(functools.partial(render_run, run))
+        if problem:
+            text = f"pool_telemetry has not kept the report: {problem}\n"
+            write_to_stderr(text.encode("ascii", "backslashreplace"))
 
     def _report(self, process: int) -> bool:
         """Print a report, unless this is another process by now, or the last one is printed; gives whether it was."""
@@ -101,31 +127,6 @@ class Teller:
         seen = _instrument.snapshot()
         _print(functools.partial(render, seen, diagnose(seen)))
         return True
-
-
-def conclude(plan: Plan, own: Snapshot | None = None, mark: str | None = None) -> None:
-    """Print and keep what all processes have told.
-
-    Args:
-        plan: of the run.
-        own: what there is to tell of this process.
-        mark: that of this process.
-    """
-    left = Folder(plan.folder).close(mark)
-    snapshots = ([] if own is None else [own]) + ([] if left is None else left.snapshots)
-    run = Run(
-        run_schema=RUN_SCHEMA,
-        version=__version__,
-        program=plan.program,
-        ended_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-        processes=tuple(snapshots),
-        silent=None if left is None else left.silent,
-        running=None if left is None else left.running,
-    )
-    problem = None if plan.output is None else _keep(run, plan.output)
-    _print(functools.partial(render_run, run))
-    if problem:
-        write_to_stderr(f"pool_telemetry has not kept the report: {problem}\n".encode("ascii", "backslashreplace"))
 
 
 def _keep(run: Run, path: str) -> str | None:
@@ -145,7 +146,7 @@ def _print(render_page: _page.Render) -> None:
     page = _page.fitting(render_page, file)
     # An empty line sets a page apart from what the program has printed.
     page = page if page == NO_POOLS else "\n" + page
-    write_to_stderr(page.encode(file.encoding, "backslashreplace"))
+    write_to_stderr(page.encode(file.encoding or "utf-8", "backslashreplace"))
 
 
 def _has_descriptor(file: TextIO) -> bool:

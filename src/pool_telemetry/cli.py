@@ -232,9 +232,9 @@ def _execute(command: list[str], environ: Mapping[str, str], plan: Plan | None) 
         with subprocess.Popen(command, env=environ) as process:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program gets it as well
         if plan is not None:
-            from ._telling import conclude
+            from ._telling import tell
 
-            conclude(plan)
+            tell(plan)
         sys.exit(process.returncode)
     else:
         os.execve(command[0], command, environ)

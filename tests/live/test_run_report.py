@@ -300,21 +300,45 @@ else:
     assert told.missing == (0, 0)
 
 
-def test_what_goes_wrong_in_a_signal_handler_may_go_right_a_moment_later(stage: Stage) -> None:
+@pytest.mark.parametrize("part", ["_instrument.snapshot", "_telling.render_run"])
+def test_what_goes_wrong_in_a_signal_handler_may_go_right_a_moment_later(stage: Stage, part: str) -> None:
     """As an import does in the midst of the same import."""
-    program = """
+    module, _, name = part.partition(".")
+    program = f"""
 from asks import *
-import pool_telemetry._instrument as instrument, signal
+import signal, subprocess
 ask(2)
-real = instrument.snapshot
+subprocess.run([sys.executable, "-c", "from asks import *; ask(3)"], check=True)
+from pool_telemetry import {module} as module
+real = module.{name}
 
-def snapshot():
-    instrument.snapshot = real
+def fails(*_, **__):
+    module.{name} = real
     raise ImportError("partially initialized")
 
-instrument.snapshot = snapshot
+module.{name} = fails
 os.kill(os.getpid(), signal.SIGTERM)
 while True: pass
+"""
+    told = stage.run("-c", program)
+    assert (told.code, told.out, told.err) == (-signal.SIGTERM, b"", b"")
+    assert told.checkouts == [2, 3]
+
+
+def test_a_program_that_ends_before_sigterm_could_be_heeded_dies_of_it(stage: Stage) -> None:
+    program = """
+from asks import *
+import signal
+ask(2)
+from pool_telemetry import _instrument
+real = _instrument.snapshot
+
+def fails():
+    _instrument.snapshot = real
+    raise ImportError("partially initialized")
+
+_instrument.snapshot = fails
+os.kill(os.getpid(), signal.SIGTERM)
 """
     told = stage.run("-c", program)
     assert (told.code, told.out, told.err) == (-signal.SIGTERM, b"", b"")
@@ -553,6 +577,19 @@ def test_a_python_that_ignores_its_environment_has_no_report(stage: Stage) -> No
     assert not stage.left()
 
 
+def test_a_command_that_has_to_wait_for_the_program_reports_in_its_stead(stage: Stage) -> None:
+    """As on Windows, where nothing takes the place of a process."""
+    command = f"""
+import contextlib, platform, signal, subprocess, sys, tempfile, threading
+from pool_telemetry import _telling, cli
+sys.platform = "win32"
+cli.main(["run", "-o", {str(stage.kept)!r}, "-c", "from asks import *; ask(2); print('out'); sys.exit(3)"])
+"""
+    told = stage.told(*outcome_of([*PYTHON, "-c", command], stage.folder, stage.environment()))
+    assert (told.code, told.out, told.err) == (3, b"out\n", b"")
+    assert (told.checkouts, told.missing) == ([2], (0, 0))
+
+
 # What a program can see of it
 
 
@@ -561,7 +598,7 @@ def test_a_program_sees_one_variable_and_one_handler_and_no_module(stage: Stage)
 import sys
 modules = sorted(sys.modules)
 import json, os, signal, threading
-handlers = {number: str(signal.getsignal(number)) for number in signal.valid_signals()}
+handlers = {number: repr(signal.getsignal(number)) for number in signal.valid_signals()}
 print(json.dumps([dict(os.environ), handlers, modules, threading.active_count(), sorted(os.listdir("/proc/self/fd"))]))
 """
 
@@ -572,8 +609,8 @@ print(json.dumps([dict(os.environ), handlers, modules, threading.active_count(),
         return environ.pop("POOL_TELEMETRY_RUN", None), handlers.pop("15"), [path, environ, handlers, *rest]
 
     variable, handler, rest = seen(*PYTHON)
-    assert (variable, handler) == (None, "0")
-    assert seen(*RUN, "--no-report") == (None, "0", rest)
+    assert (variable, handler) == (None, "<Handlers.SIG_DFL: 0>")
+    assert seen(*RUN, "--no-report") == (None, handler, rest)
     variable, handler, watched = seen(*RUN)
     assert watched == rest
     assert re.fullmatch(rf"\d+:{stage.temp}/pool-telemetry-\w+::", variable)
@@ -698,9 +735,9 @@ def test_a_fault_of_ours_is_one_line_and_changes_nothing(stage: Stage, end: str)
 from asks import *
 ask(2)
 import pool_telemetry._telling as telling
-def conclude(*_):
+def tell(*_):
     raise RuntimeError("a fault")
-telling.conclude = conclude
+telling.tell = tell
 {end}
 """
     expected = stage.python("-c", program)

@@ -7,22 +7,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-import pool_telemetry
 from pool_telemetry import Snapshot
 from pool_telemetry import _processes as processes
 from pool_telemetry._processes import Folder, Left
+from tests.unit.test_report import snapshot
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="missing: processes as POSIX has them")
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(1000)"]
 
 
 def word(of: int) -> Snapshot:
-    return replace(pool_telemetry.snapshot(), process=of, taken_at="2025-11-23T09:30:12.123+00:00")
+    return snapshot(process=of)
 
 
 @pytest.fixture

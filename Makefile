@@ -10,7 +10,7 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 .PHONY: help demo django flask jaeger picture test bench lint clean
 
 help:
-	@echo "make demo    watch connections being dropped by misbehaving servers, and what is told about it"
+	@echo "make demo    watch a connection pool go wrong, and read what is told about it  (ARGS=--telemetry: metrics, spans)"
 	@echo "make django  a small Django application that shows the drops of its upstream; make flask: the same with Flask"
 	@echo "make jaeger  a story to read in Jaeger   (start one before: docker compose up -d, in examples/jaeger)"
 	@echo "make picture that story as the README shows it, drawn anew from a real Jaeger"
@@ -22,7 +22,7 @@ help:
 	@echo "Another Python: make test PYTHON=python3.12   (after 'make clean' if .venv is there already)"
 
 demo: $(VENV)/.demo
-	@$(VENV)/bin/python examples/demo.py $(ARGS)
+	@$(VENV)/bin/pool-telemetry demo $(ARGS)
 
 django: $(VENV)/.web
 	@PYTHONPATH=examples $(VENV)/bin/python -m web $(VENV)/bin/python examples/django/manage.py runserver $(ARGS)

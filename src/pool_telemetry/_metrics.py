@@ -24,6 +24,7 @@ from ._ledger import Ledger
 from ._lifecycle import OTHER, SUPPRESSED, DropPhase, Outcome, Upstream, Use
 from ._providers import is_unset
 from ._reading import Reading
+from ._recording import record_all
 from ._records import CheckedOut, Closed, ConnectionRecord, Dropped, FinSeen, PoolRecord, SetUp
 from ._semconv import Attributes, Metric, known, seconds, upstream_attributes
 from ._settings import Settings
@@ -183,23 +184,33 @@ class MetricsEmitter:
             if self._fuse.is_blown or instruments is None or not instruments.has_sdk():
                 samples.clear()
                 return
+            self._record_samples(samples, instruments.histograms)
+        except Exception:
+            self._fuse.blow()
+        finally:
+            self._flushing.discard(me)
+
+    def _record_samples(self, samples: deque[Any], into: Histograms) -> None:
+        reuses: dict[Any, deque[Any]] = {}  # there are most of these by far: those of one point are recorded together
+        try:
             # Not "while there are any": those who add more would keep this thread at it, under the SDK's lock.
             for _ in range(len(samples)):
                 try:
                     sample = samples.popleft()
                 except IndexError:  # another thread is at it as well
                     break
-                self._record(sample, instruments.histograms)
-        except Exception:
-            self._fuse.blow()
+                if isinstance(sample, tuple):
+                    reuses.setdefault(self._point(sample[0]), deque()).append(sample)
+                else:
+                    self._record(sample, into)
+            for point, of_point in reuses.items():
+                record_all(into[names.IDLE_TIME.name], _point_attributes(*point, (_REUSED,)), of_point, _measured)
         finally:
-            self._flushing.discard(me)
+            for of_point in reuses.values():  # an exception of a signal handler came in between
+                samples.extend(of_point)
 
     def _record(self, sample: Any, into: Histograms) -> None:
-        if isinstance(sample, tuple):
-            connection, idle_ns, use = sample
-            self._put(into, names.IDLE_TIME, idle_ns, connection, use, _REUSED)
-        elif isinstance(sample, Dropped):
+        if isinstance(sample, Dropped):
             if sample.phase is DropPhase.CHECKOUT:
                 self._put(into, names.IDLE_TIME, sample.idle_ns, sample.connection, sample.use, _REPLACED)
                 self._put(into, names.CLOSE_WAIT_TIME, sample.close_wait_ns, sample.connection, sample.use)
@@ -236,14 +247,17 @@ class MetricsEmitter:
         if value is None or use is SUPPRESSED or histogram is None or not self._wants(metric):
             return
         amount = value / 1e9 if metric.unit == "s" else value
+        histogram.record(amount, _point_attributes(*self._point(of), attributes), _exemplar_context(use))
+
+    def _point(self, of: ConnectionRecord | PoolRecord) -> tuple[Upstream, str | None]:
+        """What tells one point from another, beside the metric's own attributes."""
         peer = None
         if isinstance(of, ConnectionRecord):
             if self._settings.peer_address and of.peer is not None:
                 peer = of.peer[0]
             of = of.pool
         assert of.book is not None
-        every = _point_attributes(of.book.upstream, peer, attributes)
-        histogram.record(amount, every, _exemplar_context(use))
+        return of.book.upstream, peer
 
 
 def _observations(metric: Metric, readings: list[Reading]) -> list[Observation]:
@@ -253,6 +267,11 @@ def _observations(metric: Metric, readings: list[Reading]) -> list[Observation]:
         for reading in readings
         for attributes, value in points(reading)
     ]
+
+
+def _measured(reuse: tuple[ConnectionRecord, int, Use]) -> tuple[float, Context]:
+    _, idle_ns, use = reuse
+    return idle_ns / 1e9, _exemplar_context(use)
 
 
 _REUSED = (names.OUTCOME, Outcome.REUSED.value)

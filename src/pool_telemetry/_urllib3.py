@@ -18,9 +18,11 @@ from urllib.parse import unquote, urlsplit
 from urllib3.exceptions import ClosedPoolError
 from urllib3.util.proxy import connection_requires_http_tunnel
 
-from ._lifecycle import CloseReason, Upstream
+from ._lifecycle import INVALID, CloseReason, Upstream
 
 _INCREMENT = ("method", "url", "response", "error", "_pool", "_stacktrace")
+# What stands in a URL beside the host. A pool that was given all of it as its host cannot connect, but it is seen.
+_NOT_IN_HOSTS = frozenset("/?#@\\")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -34,7 +36,13 @@ def upstream_of(pool: Any) -> Upstream:
     proxy = getattr(pool, "proxy", None)
     if proxy is not None and not is_tunnelled(pool):
         host, port, scheme = proxy.host, proxy.port, proxy.scheme or scheme
-    return Upstream(str(host or "").strip("[]").lower(), port or _DEFAULT_PORTS.get(scheme), scheme)
+    return Upstream(_host(host).strip("[]").lower(), port or _DEFAULT_PORTS.get(scheme), scheme)
+
+
+def _host(given: Any) -> str:
+    """A host's name as it is given, but nothing that a user, a path or a query may be part of."""
+    name = str(given or "")
+    return INVALID if set(name) & _NOT_IN_HOSTS else name
 
 
 def _unix_path(pool: Any) -> str | None:
@@ -71,6 +79,12 @@ def found_pool_closed(error: BaseException) -> bool:
     return isinstance(error, ClosedPoolError)
 
 
+def is_plain(pool: Any) -> bool:
+    """Whether the attributes that an object shows are its own: not so where its class answers for others."""
+    kind: Any = type(pool)
+    return kind.__getattribute__ is object.__getattribute__ and not hasattr(kind, "__getattr__")
+
+
 def size_of(pool: Any) -> int:
     """The pool's ``maxsize``."""
     return int(getattr(getattr(pool, "pool", None), "maxsize", 0) or 0)
@@ -88,6 +102,14 @@ def pooled(pool: Any) -> tuple[Any, ...] | None:
         return tuple(conn for conn in tuple(queue) if conn is not None)
     except (TypeError, RuntimeError):  # no container; or changed while it was copied, which takes a Python without GIL
         return None
+
+
+def has_any_pooled(pool: Any) -> bool:
+    """Whether a checkout would find something in the queue, without taking its mutex; not if it cannot be read."""
+    try:
+        return len(pool.pool.queue) > 0
+    except (AttributeError, TypeError):  # the pool has been closed; or the queue is of another make
+        return False
 
 
 def proxy_of(conn: Any) -> tuple[bool, str | None]:
@@ -110,7 +132,7 @@ def lookup_name(address: Any) -> str | None:
     """The name that connecting to an address looks up; ``None`` for an IP address."""
     if not isinstance(address, tuple) or not address:
         return None
-    name = str(address[0]).strip("[]")
+    name = _host(address[0]).strip("[]")
     try:
         ipaddress.ip_address(name.partition("%")[0])
     except ValueError:

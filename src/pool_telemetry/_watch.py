@@ -154,7 +154,12 @@ class Watch:
             )
             # Made now: when Python ends, this module may be empty before the pool is gone.
             post, gone = ledger.post, PoolGone(record)
-            record.pool = weakref.ref(pool, lambda _: post(gone))
+
+            def end(_: object) -> None:
+                record.simple_class = None  # which is the application's, and the record may outlive it
+                post(gone)
+
+            record.pool = weakref.ref(pool, end)
             self.set_simple(record)
             post(PoolSeen(record))
             self._adopt_pooled(record, pool)
@@ -164,14 +169,16 @@ class Watch:
 
     def set_simple(self, pool: PoolRecord) -> None:
         """Decide whether the pool's checkouts can do without care."""
-        pool.is_simple = not pool.is_block and self._settings.spans != "all"
-        if pool.lost:  # looked at last: whoever adds a lost race clears the flag after adding it
-            pool.is_simple = False
+        live = pool.pool()
+        is_simple = not pool.is_block and self._settings.spans != "all" and _urllib3.is_plain(live)
+        pool.simple_class = type(live) if is_simple else None
+        if pool.lost:  # looked at last: whoever adds a lost race clears the class after adding it
+            pool.simple_class = None
 
     def remember_lost_race(self, pool: PoolRecord, lost: LostRace) -> None:
         """Keep a lost race until its thread comes back for another connection."""
         pool.lost[self.local.me] = lost
-        pool.is_simple = False
+        pool.simple_class = None
 
     def take_lost_race(self, pool: PoolRecord, now: int) -> LostRace | None:
         """What this thread's set-up repairs, if it lost a race not long ago."""

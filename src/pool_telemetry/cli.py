@@ -44,6 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit()
     if asked.command == "report":
         _report(parser, asked.file)
+    if asked.command == "demo":
+        from .demo import main as play
+
+        sys.exit(play(telemetry=asked.telemetry))
     own, program = _split(words[end:])
     options = run_parser.parse_args(own)
     if not program:
@@ -127,6 +131,17 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     )
     report.add_argument(
         "file", metavar="FILE", help="that run -o has written, or with snapshot().to_json(); - is stdin"
+    )
+
+    demo = commands.add_parser(
+        "demo",
+        help="watch a connection pool go wrong, in some seconds, and read what is told about it",
+        description="Play what goes wrong in connection pools, with a server on this machine that hangs up, resets and "
+        "keeps books, and show what is told about it: the report, whose figures are compared with the books.",
+        allow_abbrev=False,
+    )
+    demo.add_argument(
+        "--telemetry", action="store_true", help="show the metrics and spans that OpenTelemetry gets, too"
     )
 
     commands.add_parser(

@@ -33,6 +33,11 @@ from tests.programs import once
 pytestmark = once
 
 
+@pytest.fixture(autouse=True)
+def _what_killed_programs_leave_goes_with_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+
 # As under python, byte for byte
 
 FILES = {

@@ -496,16 +496,14 @@ def check_children(stage: Stage, what: str, how: str, own: int, told_by: list[in
     assert len(own_process) == bool(own)
 
 
-@pytest.mark.parametrize("own", [0, 4])
 @pytest.mark.parametrize("how", ["fork", "spawn", "forkserver"])
-@pytest.mark.parametrize("what", CHILDS)
+@pytest.mark.parametrize(("what", "own"), [*((what, 4) for what in CHILDS), ("mp_process", 0), ("mp_pool", 0)])
 @needs_fork
 def test_a_child_of_multiprocessing_is_told_of_apart_and_once(stage: Stage, what: str, how: str, own: int) -> None:
     check_children(stage, what, how, own, *CHILDS[what])
 
 
-@pytest.mark.parametrize("own", [0, 4])
-@pytest.mark.parametrize("what", FORKED)
+@pytest.mark.parametrize(("what", "own"), [*((what, 4) for what in FORKED), ("popen", 0), ("fork_os_exit", 0)])
 @needs_fork
 def test_any_other_child_is_told_of_apart_and_once(stage: Stage, what: str, own: int) -> None:
     check_children(stage, what, "", own, *FORKED[what])

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ._at_end import with_interrupt_kept
 from ._settings import Settings
 from ._version import __version__
 from ._wanted import Wanted, resolve
@@ -36,6 +37,8 @@ _wanted: Wanted | None = None  # in force, or to be put in force by the first po
 _hooks: Hooks | None = None
 _emitter: MetricsEmitter | None = None
 _stand_ins: StandIns | None = None
+# Called in each process before its first pool is entered, by those who tell of it at its end.
+_tellers: list[Callable[[], object]] = []
 
 
 def install(
@@ -155,8 +158,18 @@ def report(file: TextIO | None = None) -> None:
 
 def _report_at_exit(process: int) -> None:
     # Not in a forked child, whose parent has asked for it. And of nothing, nothing.
-    if os.getpid() == process and snapshot().upstreams:
-        report()
+    if os.getpid() == process and not _tellers:
+        with_interrupt_kept(lambda: report() if snapshot().upstreams else None)
+
+
+def have_told_by(meet: Callable[[], object]) -> None:
+    """Leave the report at the exit to others, who are to be called in each process before its first pool is entered."""
+    _tellers.append(meet)
+
+
+def snapshot_unless_busy() -> Snapshot | None:
+    """A snapshot; ``None`` in a signal handler on top of this thread's own booking."""
+    return None if _ledger is not None and _ledger.is_busy_here() else snapshot()
 
 
 def wanted() -> Wanted | None:
@@ -255,7 +268,7 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
         observer,
         flush=functools.partial(emitter.flush, can_wait=True) if emitter else _ledger.drain,
         on_fault=emitter.fall_silent if emitter else lambda: None,
-        meet_process=_provide_stand_ins,
+        meet_process=_meet_process,
     )
     try:
         hooks.put_in()
@@ -290,6 +303,12 @@ def _start_afresh_in_child() -> None:
         _emitter.after_fork(is_child=True)
     if _stand_ins is not None:
         _stand_ins.withdraw()
+
+
+def _meet_process() -> None:
+    for meet in _tellers:
+        meet()
+    _provide_stand_ins()
 
 
 def _provide_stand_ins() -> None:

@@ -7,7 +7,7 @@ import itertools
 import os
 import re
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from ._words import TIE, Text
 
@@ -25,6 +25,34 @@ _ASCII = {
     "\N{LIGHT SHADE}": ".",
     "\N{RIGHT SINGLE QUOTATION MARK}": "'",
 }
+
+
+class Render(Protocol):
+    """Gives a page."""
+
+    def __call__(self, *, width: int, is_coloured: bool, is_ascii: bool = False) -> str:
+        """The page, in lines no longer than the width; in colour only if rich is there."""
+
+
+def show(render: Render, file: TextIO) -> None:
+    """Print a page as the file can take it; a file that is closed already gets nothing."""
+    if getattr(file, "closed", False):
+        return
+    try:
+        file.write(fitting(render, file))
+    except UnicodeEncodeError:  # a file that does not tell its encoding
+        file.write(fitting(render, file, is_ascii=True))
+
+
+def fitting(render: Render, file: TextIO, *, is_ascii: bool = False) -> str:
+    """A page as the file can take it."""
+    width, is_coloured = columns(file), likes_colour(file)
+    page = render(width=width, is_coloured=is_coloured, is_ascii=is_ascii)
+    try:
+        page.encode(getattr(file, "encoding", None) or "utf-8")  # stderr writes escapes, and does not complain
+    except UnicodeEncodeError:
+        return render(width=width, is_coloured=is_coloured, is_ascii=True)
+    return page
 
 
 def columns(file: TextIO) -> int:
@@ -45,11 +73,12 @@ def likes_colour(file: TextIO) -> bool:
     """Whether rich is there, and would colour what it writes to this file."""
     try:
         from rich.console import Console
-    except ImportError:
+
+        console = Console(file=file)
+        can_show = console.is_terminal and console.color_system is not None and not console.legacy_windows
+        return can_show and not console.no_color
+    except Exception:  # it is not there, or broken
         return False
-    console = Console(file=file)
-    can_show = console.is_terminal and console.color_system is not None and not console.legacy_windows
-    return can_show and not console.no_color
 
 
 class Page:
@@ -121,10 +150,10 @@ class _Painter:
 
     @classmethod
     def if_possible(cls) -> _Painter | None:
-        """``None`` without rich."""
+        """``None`` without rich, or with one that is broken."""
         try:
             return cls()
-        except ImportError:
+        except Exception:
             return None
 
     def __call__(self, text: str, style: str) -> str:

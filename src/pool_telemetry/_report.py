@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
+from . import _page
 from . import _words as words
 from ._finding import Finding, Severity
 from ._lifecycle import OTHER
-from ._page import Page, columns, likes_colour
+from ._page import Page
 from ._snapshot import Snapshot, UpstreamSnapshot
 from ._words import BAD, BOLD, DIM, GOOD, NOTE, TIE, WARNING, Text, clean, count, duration
 
@@ -18,20 +20,13 @@ _GAP = "     "
 _BAR_WIDTH, _BAR_END = 20, 120  # to the right of the name, and not too far from it
 _BEFORE_UNIT = re.compile(r"(?<=\d) (?=(%|µs|ms|s|min|h|days)(?!\w))")
 _MARKS = {Severity.HIGH: ("!!", BAD), Severity.MEDIUM: ("!", WARNING), Severity.LOW: ("i", NOTE)}
-_RANKS = {severity: rank for rank, severity in enumerate(Severity)}
+#: The worst first.
+RANKS = {severity: rank for rank, severity in enumerate(Severity)}
 
 
 def show(snapshot: Snapshot, findings: Sequence[Finding], file: TextIO) -> None:
     """Print the page as the file can take it; a file that is closed already gets nothing."""
-    if getattr(file, "closed", False):
-        return
-    width, is_coloured = columns(file), likes_colour(file)
-    page = render(snapshot, findings, width=width, is_coloured=is_coloured)
-    try:
-        page.encode(getattr(file, "encoding", None) or "utf-8")  # stderr writes escapes, and does not complain
-        file.write(page)
-    except UnicodeEncodeError:
-        file.write(render(snapshot, findings, width=width, is_coloured=is_coloured, is_ascii=True))
+    _page.show(functools.partial(render, snapshot, findings), file)
 
 
 def render(
@@ -47,10 +42,49 @@ def render(
         is_ascii: ASCII stands for all other characters.
     """
     page = Page(width, is_ascii=is_ascii)
+    page.add(title(f"Connection pools of process {snapshot.process}", snapshot, findings), margin=2)
+    page.add(about(snapshot), margin=2)
+    add_figures(page, snapshot, findings)
+    if not findings:
+        page.skip()
+        page.add(verdict(snapshot.upstreams))
+    return page.to_text(is_coloured=is_coloured)
+
+
+def title(who: str, snapshot: Snapshot, findings: Sequence[Finding]) -> Text:
+    """Whose figures follow, how long they were kept, and how bad they are."""
+    named = sum(each.address != OTHER for each in snapshot.upstreams)
+    more = "more than " if named < len(snapshot.upstreams) else ""
+    watched = f"watched for {duration(snapshot.watched_seconds)}: {more}{count(named, 'upstream')}"
+    return [(f"{who}, {watched}", BOLD), *number_of(findings)]
+
+
+def number_of(findings: Sequence[Finding]) -> Text:
+    """How many findings there are, in the colour of the worst; to be added to a title."""
+    if not findings:
+        return []
+    _, style = _MARKS[min((each.severity for each in findings), key=RANKS.__getitem__)]
+    return [(", ", BOLD), (count(len(findings), "finding"), f"{BOLD} {style}")]
+
+
+def about(snapshot: Snapshot) -> Text:
+    """When and by what it was taken."""
+    facts = (
+        f"{snapshot.taken_at[:19].replace('T', ' ')} UTC",
+        f"pool_telemetry {snapshot.version}",
+        f"urllib3 {snapshot.urllib3_version}",
+        f"Python {snapshot.python_version}",
+    )
+    return [(f"{TIE}· ".join(clean(each).replace(" ", TIE) for each in facts), DIM)]
+
+
+def add_figures(page: Page, snapshot: Snapshot, findings: Sequence[Finding]) -> None:
+    """All upstreams of a process, each with its findings."""
+    if not snapshot.is_installed:
+        page.add([("Nothing is watched at present: call pool_telemetry.install().", WARNING)], margin=2)
     by_name: dict[str, list[Finding]] = {}
-    for finding in sorted(findings, key=lambda each: _RANKS[each.severity]):
+    for finding in sorted(findings, key=lambda each: RANKS[each.severity]):
         by_name.setdefault(finding.upstream, []).append(finding)
-    _add_head(page, snapshot, findings)
     places = {name: place for place, name in enumerate(by_name)}  # a diagnosis tells first what costs most
     upstreams = sorted(
         snapshot.upstreams, key=lambda each: (places.get(each.name, len(places)), -words.checkouts(each), each.name)
@@ -62,35 +96,13 @@ def render(
         _add_findings(page, by_name.pop(upstream.name, ()))
     if rest:
         page.skip()
-        _add_rest(page, rest, sum(len(by_name.pop(each.name, ())) for each in rest))
-    for unplaced, its_findings in by_name.items():
+        its_findings = sum(len(by_name.pop(each.name, ())) for each in rest)
+        more = f"and {count(len(rest), 'more upstream', 'more upstreams')}: "
+        page.add([(more, BOLD), (in_short(rest, its_findings), "")], margin=2)
+    for unplaced, of_it in by_name.items():
         page.skip()
         page.add([(clean(unplaced), BOLD)], margin=2)
-        _add_findings(page, its_findings)
-    if not findings:
-        page.skip()
-        page.add(_verdict(snapshot))
-    return page.to_text(is_coloured=is_coloured)
-
-
-def _add_head(page: Page, snapshot: Snapshot, findings: Sequence[Finding]) -> None:
-    named = sum(each.address != OTHER for each in snapshot.upstreams)
-    more = "more than " if named < len(snapshot.upstreams) else ""
-    watched = f"watched for {duration(snapshot.watched_seconds)}: {more}{count(named, 'upstream')}"
-    title = [(f"Connection pools of process {snapshot.process}, {watched}", BOLD)]
-    if findings:
-        _, style = _MARKS[min((each.severity for each in findings), key=_RANKS.__getitem__)]
-        title += [(", ", BOLD), (count(len(findings), "finding"), f"{BOLD} {style}")]
-    page.add(title, margin=2)
-    about = (
-        f"{snapshot.taken_at[:19].replace('T', ' ')} UTC",
-        f"pool_telemetry {snapshot.version}",
-        f"urllib3 {snapshot.urllib3_version}",
-        f"Python {snapshot.python_version}",
-    )
-    page.add([(f"{TIE}· ".join(clean(each).replace(" ", TIE) for each in about), DIM)], margin=2)
-    if not snapshot.is_installed:
-        page.add([("Nothing is watched at present: call pool_telemetry.install().", WARNING)], margin=2)
+        _add_findings(page, of_it)
 
 
 def _add_upstream(page: Page, upstream: UpstreamSnapshot) -> None:
@@ -133,24 +145,24 @@ def _prose(text: str) -> str:
     return plain + "." if plain[-1:].isalnum() or plain[-1:] in (")", "%") else plain
 
 
-def _add_rest(page: Page, rest: Sequence[UpstreamSnapshot], findings: int) -> None:
-    total, lost = sum(map(words.checkouts, rest)), sum(map(words.dropped, rest))
-    reused = sum(each.checkouts.get("reused", 0) for each in rest)
+def in_short(upstreams: Sequence[UpstreamSnapshot], findings: int = 0) -> str:
+    """What there is to say of many upstreams in half a line."""
+    total, lost = sum(map(words.checkouts, upstreams)), sum(map(words.dropped, upstreams))
+    reused = sum(each.checkouts.get("reused", 0) for each in upstreams)
     facts = (
         count(total, "checkout"),
         f"{words.share(reused, total)}{TIE}reused" if total else "",
         f"{lost:,}{TIE}dropped" if lost else "",
-        f"{sum(len(each.connections) for each in rest):,}{TIE}open",
+        f"{sum(len(each.connections) for each in upstreams):,}{TIE}open",
         count(findings, "finding") if findings else "",
     )
-    more = f"and {count(len(rest), 'more upstream', 'more upstreams')}: "
-    page.add([(more, BOLD), (", ".join(filter(None, facts)), "")], margin=2)
+    return ", ".join(filter(None, facts))
 
 
-def _verdict(snapshot: Snapshot) -> Text:
+def verdict(upstreams: Sequence[UpstreamSnapshot]) -> Text:
     """The last line where nothing was found; it says no more than the figures do."""
-    total = sum(map(words.checkouts, snapshot.upstreams))
-    flaws = ", ".join(text for number, text in _flaws(snapshot.upstreams) if number)
+    total = sum(map(words.checkouts, upstreams))
+    flaws = ", ".join(text for number, text in _flaws(upstreams) if number)
     if flaws:
         return [("No findings.", BOLD), (f" In {count(total, 'checkout')}: {flaws}.", "")]
     if not total:

@@ -65,6 +65,10 @@ ENDS = {
     "end": ("", 0),
     "sys.exit": ("sys.exit(3)", 3),
     "exception": ("1 / 0", 1),
+    "Ctrl-C": (
+        "import signal; signal.signal(2, signal.default_int_handler); os.kill(os.getpid(), 2)",
+        -2,
+    ),
     "uninstalled": ("pool_telemetry.uninstall()", 0),
 }
 

@@ -142,6 +142,38 @@ print(sys.last_type)
     assert (told.code, told.out, told.err) == expected
 
 
+PILE = """
+from asks import *
+import multiprocessing, select, signal, urllib3
+http = urllib3.PoolManager(maxsize=6)
+def pile():
+    url = os.environ["SERVER"]
+    for answer in [http.request("GET", url + "/fin/0.1", preload_content=False) for _ in range(6)]:
+        answer.drain_conn()
+    for conn in tuple(http.connection_from_url(url).pool.queue):
+        assert select.select([conn.sock], [], [], 5)[0]
+"""
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "pile()",
+        "pile(); 1 / 0",
+        "pile(); os.kill(os.getpid(), signal.SIGTERM)",
+        "child = multiprocessing.get_context('fork').Process(target=pile); child.start(); child.join()",
+        "os.fork() == 0 and pile() or os.wait()",
+    ],
+    ids=["end", "exception", "SIGTERM", "multiprocessing", "fork"],
+)
+@needs_fork
+def test_it_tells_what_the_pools_held_when_the_process_ended(stage: Stage, end: str) -> None:
+    told = stage.run("-c", PILE + end)
+    assert told.checkouts == [6]
+    assert stage.server.books.ended["fin"] == 6
+    assert "6 idle, of which 6 in CLOSE_WAIT" in told.report
+
+
 def test_a_program_that_leaves_by_os_exit_or_is_killed_has_no_report(stage: Stage) -> None:
     for end, code in ("os._exit(7)", 7), ("os.kill(os.getpid(), 9)", -9):
         stage.kept.write_text("of another run")

@@ -11,6 +11,8 @@ RETRY = (
     "Have idempotent requests repeated: HTTPAdapter(max_retries=Retry(total=2)), as requests by itself repeats none. "
     "A POST is repeated only if Retry(allowed_methods=...) says so: where that is safe, by an idempotency key for one"
 )
+#: Where a page has said that already.
+RETRY_AGAIN = "Have idempotent requests repeated, as said above"
 _KNOBS = "nginx keepalive_timeout, gunicorn --keep-alive, uvicorn --timeout-keep-alive, an ALB's idle timeout"
 
 

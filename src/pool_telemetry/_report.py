@@ -9,6 +9,7 @@ from typing import TextIO
 
 from . import _page
 from . import _words as words
+from ._advice import RETRY, RETRY_AGAIN
 from ._finding import Finding, Severity
 from ._lifecycle import OTHER
 from ._page import Page
@@ -90,10 +91,11 @@ def add_figures(page: Page, snapshot: Snapshot, findings: Sequence[Finding]) -> 
         snapshot.upstreams, key=lambda each: (places.get(each.name, len(places)), -words.checkouts(each), each.name)
     )
     rest = upstreams[MOST_UPSTREAMS:]
+    said: set[str] = set()
     for upstream in upstreams[:MOST_UPSTREAMS]:
         page.skip()
         _add_upstream(page, upstream)
-        _add_findings(page, by_name.pop(upstream.name, ()))
+        _add_findings(page, by_name.pop(upstream.name, ()), said)
     if rest:
         page.skip()
         its_findings = sum(len(by_name.pop(each.name, ())) for each in rest)
@@ -102,7 +104,7 @@ def add_figures(page: Page, snapshot: Snapshot, findings: Sequence[Finding]) -> 
     for unplaced, of_it in by_name.items():
         page.skip()
         page.add([(clean(unplaced), BOLD)], margin=2)
-        _add_findings(page, of_it)
+        _add_findings(page, of_it, said)
 
 
 def _add_upstream(page: Page, upstream: UpstreamSnapshot) -> None:
@@ -130,12 +132,15 @@ def _length(text: Text) -> int:
     return sum(len(part) for part, _ in text)
 
 
-def _add_findings(page: Page, findings: Sequence[Finding]) -> None:
+def _add_findings(page: Page, findings: Sequence[Finding], said: set[str]) -> None:
     for finding in findings:
         mark, style = _MARKS[finding.severity]
         page.add([(_prose(finding.summary), BOLD)], [("  ", ""), (mark, f"{BOLD} {style}"), (" ", "")])
         margin = " " * (len(mark) + 3)
-        for number, advice in enumerate(finding.advice, 1):
+        for number, each in enumerate(finding.advice, 1):
+            advice = each.replace(RETRY, RETRY_AGAIN) if RETRY in said else each
+            if RETRY in each:
+                said.add(RETRY)
             head = f"{margin}{number}. " if len(finding.advice) > 1 else margin
             page.add([(_prose(advice), "")], [(head, "")])
 

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pool_telemetry._advice import RETRY, RETRY_AGAIN
 from pool_telemetry._finding import Finding, Severity
 from pool_telemetry._report import render, show
 from pool_telemetry._snapshot import SCHEMA, Connection, Durations, Pool, Snapshot, UpstreamSnapshot
@@ -778,3 +779,12 @@ def test_a_pipe_that_nobody_reads_breaks_as_it_does_in_python() -> None:
         show(snapshot(REUSED), [], file)
     with contextlib.suppress(BrokenPipeError):
         file.close()
+
+
+def test_what_several_findings_advise_in_the_same_words_is_said_once() -> None:
+    of = upstream()
+    advice = [f"{RETRY}.", "Something else.", f"A request may fail. {RETRY}"]
+    findings = [finding(of, Severity.HIGH, "It is bad.", each) for each in advice]
+    plain = " ".join(" ".join(page(snapshot(of), *findings)).split())
+    assert plain.count(RETRY) == 1
+    assert plain.index(RETRY) < plain.index("Something else.") < plain.index(f"A request may fail. {RETRY_AGAIN}.")

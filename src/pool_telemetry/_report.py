@@ -191,7 +191,8 @@ def _flaws(upstreams: Sequence[UpstreamSnapshot]) -> Iterator[tuple[int, str]]:
     yield leaked, count(leaked, "leaked connection")
     inherited = sum(each.inherited_connections for each in upstreams)
     yield inherited, count(inherited, "connection of another process", "connections of another process")
-    wasteful = sum(
-        words.checkouts(each) > max(each.active_peak, 1) and not each.checkouts.get("reused") for each in upstreams
-    )
+    # By name: those of several processes may be of one.
+    reused = {each.name for each in upstreams if each.checkouts.get("reused")}
+    unused = {each.name for each in upstreams if words.checkouts(each) > max(each.active_peak, 1)} - reused
+    wasteful = len(unused)
     yield wasteful, count(wasteful, "upstream without any reuse", "upstreams without any reuse")

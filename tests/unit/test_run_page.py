@@ -12,7 +12,7 @@ from pool_telemetry._report import render
 from pool_telemetry._run import RUN_SCHEMA, Run, read
 from pool_telemetry._run_report import MOST_PROCESSES, render_run
 from pool_telemetry._snapshot import Snapshot, UpstreamSnapshot
-from tests.unit.test_report import DROPS_AT_5_S, ESCAPE, REUSED, snapshot
+from tests.unit.test_report import DROPS_AT_5_S, ESCAPE, REUSED, snapshot, upstream
 
 PROGRAM = 4711
 
@@ -81,6 +81,12 @@ def test_where_all_is_well_this_is_said_once() -> None:
     lines = page(run(process(1, REUSED), process(2, REUSED)))
     assert lines[-1] == "Nothing to worry about: 24,084 checkouts, no drop, no failed set-up, no leak."
     assert sum("Nothing to worry about" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(("other", "flaw"), [({"new": 3}, True), ({"new": 3, "reused": 1}, False)])
+def test_an_upstream_that_no_process_reuses_is_one_upstream(other: dict[str, int], flaw: bool) -> None:
+    one, two = (process(number, upstream(checkouts=found)) for number, found in enumerate(({"new": 3}, other)))
+    assert ("1 upstream without any reuse" in page(run(one, two))[-1]) is flaw
 
 
 def test_beyond_twenty_processes_the_rest_is_summed_up_in_one_line() -> None:

@@ -48,11 +48,16 @@ def fitting(render: Render, file: TextIO, *, is_ascii: bool = False) -> str:
     """A page as the file can take it."""
     width, is_coloured = columns(file), likes_colour(file)
     page = render(width=width, is_coloured=is_coloured, is_ascii=is_ascii)
+    return page if can_take(file, page) else render(width=width, is_coloured=is_coloured, is_ascii=True)
+
+
+def can_take(file: TextIO, text: str) -> bool:
+    """Whether its encoding has all of these characters: stderr writes escapes for others, and does not complain."""
     try:
-        page.encode(getattr(file, "encoding", None) or "utf-8")  # stderr writes escapes, and does not complain
+        text.encode(getattr(file, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
-        return render(width=width, is_coloured=is_coloured, is_ascii=True)
-    return page
+        return False
+    return True
 
 
 def columns(file: TextIO) -> int:

@@ -79,7 +79,7 @@ class Folder:
         closed = Path(self._path + "-closed")
         try:
             os.rename(self._path, closed)
-            names = sorted(os.listdir(closed))
+            names = os.listdir(closed)
         except OSError:
             return None
         left = _read(closed, names, own)
@@ -92,12 +92,12 @@ class Folder:
 
 def _read(folder: Path, names: list[str], own: str | None) -> Left:
     snapshots, silent, running = [], 0, 0
-    marks = [name for name in names if not name.endswith((_WORD, _UNFINISHED))]
-    last = {process: max(lives) for process, lives in _lives(marks).items()}
-    for name in marks:
+    marks = sorted(_process_and_life(name) for name in names if not name.endswith((_WORD, _UNFINISHED)))
+    last = dict(marks)  # only the last life of a number may still go on
+    for process, life in marks:
+        name = f"{process}-{life}"
         if name == own:
             continue
-        process, life = map(int, name.split("-"))
         try:
             snapshots.append(Snapshot.from_json((folder / (name + _WORD)).read_text(encoding="utf-8")))
         except (OSError, ValueError):
@@ -108,12 +108,9 @@ def _read(folder: Path, names: list[str], own: str | None) -> Left:
     return Left(snapshots, silent, running)
 
 
-def _lives(marks: list[str]) -> dict[int, list[int]]:
-    lives: dict[int, list[int]] = {}
-    for name in marks:
-        process, life = map(int, name.split("-"))
-        lives.setdefault(process, []).append(life)
-    return lives
+def _process_and_life(mark: str) -> tuple[int, int]:
+    process, _, life = mark.partition("-")
+    return int(process), int(life)
 
 
 def _is_running(process: int, began: str) -> bool:

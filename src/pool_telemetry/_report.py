@@ -83,16 +83,10 @@ def add_figures(page: Page, snapshot: Snapshot, findings: Sequence[Finding]) -> 
     """All upstreams of a process, each with its findings."""
     if not snapshot.is_installed:
         page.add([("Nothing is watched at present: call pool_telemetry.install().", WARNING)], margin=2)
-    by_name: dict[str, list[Finding]] = {}
-    for finding in sorted(findings, key=lambda each: RANKS[each.severity]):
-        by_name.setdefault(finding.upstream, []).append(finding)
-    places = {name: place for place, name in enumerate(by_name)}  # a diagnosis tells first what costs most
-    upstreams = sorted(
-        snapshot.upstreams, key=lambda each: (places.get(each.name, len(places)), -words.checkouts(each), each.name)
-    )
-    rest = upstreams[MOST_UPSTREAMS:]
+    by_name = _by_upstream(findings)
+    upstreams, rest = shown_and_rest(snapshot, findings)
     said: set[str] = set()
-    for upstream in upstreams[:MOST_UPSTREAMS]:
+    for upstream in upstreams:
         page.skip()
         _add_upstream(page, upstream)
         _add_findings(page, by_name.pop(upstream.name, ()), said)
@@ -105,6 +99,26 @@ def add_figures(page: Page, snapshot: Snapshot, findings: Sequence[Finding]) -> 
         page.skip()
         page.add([(clean(unplaced), BOLD)], margin=2)
         _add_findings(page, of_it, said)
+
+
+def shown_and_rest(
+    snapshot: Snapshot, findings: Sequence[Finding]
+) -> tuple[list[UpstreamSnapshot], list[UpstreamSnapshot]]:
+    """The upstreams of which a page tells each apart, in order, and those that it sums up."""
+    # A diagnosis tells first what costs most.
+    places = {name: place for place, name in enumerate(_by_upstream(findings))}
+    upstreams = sorted(
+        snapshot.upstreams, key=lambda each: (places.get(each.name, len(places)), -words.checkouts(each), each.name)
+    )
+    return upstreams[:MOST_UPSTREAMS], upstreams[MOST_UPSTREAMS:]
+
+
+def _by_upstream(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
+    """By name, the worst first."""
+    found: dict[str, list[Finding]] = {}
+    for finding in sorted(findings, key=lambda each: RANKS[each.severity]):
+        found.setdefault(finding.upstream, []).append(finding)
+    return found
 
 
 def _add_upstream(page: Page, upstream: UpstreamSnapshot) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ._snapshot import Snapshot
+from ._snapshot import Snapshot, check_schema
 
 #: Of the data's shape; a reader refuses what is newer.
 RUN_SCHEMA = 1
@@ -48,15 +48,9 @@ class Run:
         Raises:
             ValueError: the data is none, or of a newer schema.
         """
-        if not isinstance(data, Mapping) or type(data.get(_SCHEMA)) is not int:
-            raise ValueError(f"this is no run of pool_telemetry: it has no number called {_SCHEMA!r}")
-        if data["run_schema"] > RUN_SCHEMA:
-            raise ValueError(
-                f"the run is of schema {data['run_schema']}, made by pool_telemetry {data.get('version')}: "
-                f"this one reads up to {RUN_SCHEMA}"
-            )
+        check_schema(data, "run", _SCHEMA, RUN_SCHEMA)
         return cls(
-            run_schema=data["run_schema"],
+            run_schema=data[_SCHEMA],
             version=_value(data, "version", str),
             program=_value(data, "program", int),
             ended_at=_value(data, "ended_at", str),

@@ -13,7 +13,7 @@ from ._at_end import NO_POOLS
 from ._diagnosis import diagnose
 from ._finding import Finding
 from ._page import Page
-from ._report import RANKS, about, add_figures, in_short, number_of, render, title, verdict
+from ._report import RANKS, about, add_figures, in_short, number_of, render, shown_and_rest, title, verdict
 from ._run import Run
 from ._snapshot import Snapshot, UpstreamSnapshot
 from ._words import BOLD, WARNING, Text, count
@@ -46,7 +46,10 @@ def render_run(run: Run, *, width: int, is_coloured: bool, is_ascii: bool = Fals
         page.skip()
         whose = ", the program's own" if snapshot.process == run.program else ""
         page.add(title(f"Process {snapshot.process}{whose}", snapshot, findings), margin=2)
-        add_figures(page, snapshot, [_not_twice(each, snapshot.process, told) for each in findings])
+        _, unseen = shown_and_rest(snapshot, findings)
+        hidden = {each.name for each in unseen}  # whose findings are counted, and not told
+        seen = [each if each.upstream in hidden else _not_twice(each, snapshot.process, told) for each in findings]
+        add_figures(page, snapshot, seen)
     rest = processes[MOST_PROCESSES:]
     if rest:
         page.skip()

@@ -197,13 +197,7 @@ class Snapshot:
         Raises:
             ValueError: the data is none, or of a newer schema.
         """
-        if not isinstance(data, Mapping) or not isinstance(data.get("schema"), int):
-            raise ValueError("this is no snapshot of pool_telemetry: it has no number called 'schema'")
-        if data["schema"] > SCHEMA:
-            raise ValueError(
-                f"the snapshot is of schema {data['schema']}, made by pool_telemetry {data.get('version')}: "
-                f"this one reads up to {SCHEMA}"
-            )
+        check_schema(data, "snapshot", "schema", SCHEMA)
         found: Snapshot = _read(cls, data, "snapshot")
         return found
 
@@ -219,6 +213,27 @@ class Snapshot:
         except json.JSONDecodeError as error:
             raise ValueError(f"this is no snapshot of pool_telemetry: it is no JSON ({error})") from None
         return cls.from_dict(data)
+
+
+def check_schema(data: Any, kind: str, key: str, newest: int) -> None:
+    """Refuse plain data that is of another kind, or newer than what can be read.
+
+    Args:
+        data: what was kept.
+        kind: what it should be, as messages call it.
+        key: under which it has the version of its shape.
+        newest: the version up to which it can be read.
+
+    Raises:
+        ValueError: it is so.
+    """
+    if not isinstance(data, Mapping) or type(data.get(key)) is not int:
+        raise ValueError(f"this is no {kind} of pool_telemetry: it has no number called {key!r}")
+    if data[key] > newest:
+        raise ValueError(
+            f"the {kind} is of schema {data[key]}, made by pool_telemetry {data.get('version')}: "
+            f"this one reads up to {newest}"
+        )
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:

@@ -182,8 +182,8 @@ def _plan(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Plan 
         return None
     output = options.output
     if output is not None:
-        output = os.path.abspath(output)
         try:
+            output = os.path.abspath(output)
             # Emptied now: what an earlier run has left must not be taken for what this one will.
             with open(output, "w", encoding="utf-8"):
                 pass

@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 from misbehaving import Server
 from pool_telemetry import cli
+from pool_telemetry._page import PIPE_WIDTH
 from pool_telemetry._run import Run, read
+from pool_telemetry._run_report import render_run
 from tests.programs import environment
 
 SECONDS = 60
@@ -147,7 +149,8 @@ class Stage:
         assert SECRET not in report.decode() + kept
         assert not self.left(), "the folder is still there"
         if report:
-            assert outcome_of([*COMMAND, "report", str(self.kept)], self.folder, surroundings()) == (0, report, b"")
+            assert run is not None
+            assert report.decode() == render_run(run, width=PIPE_WIDTH, is_coloured=False)
         return Told(code, out, program, report.decode(), run)
 
     def left(self) -> list[str]:

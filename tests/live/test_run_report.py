@@ -784,6 +784,18 @@ def test_a_report_that_cannot_be_kept_is_printed_and_one_line_says_so(stage: Sta
     assert problem == b"[Errno 28] No space left on device\n"
 
 
+@pytest.mark.parametrize(
+    "program",
+    ["pass", "ask(2)", "ask(2); subprocess.run([sys.executable, '-c', 'import asks; asks.ask(3)'])"],
+    ids=["no process with pools", "one", "two"],
+)
+def test_the_command_shows_again_what_was_printed(stage: Stage, program: str) -> None:
+    told = stage.run("-c", f"from asks import *; import subprocess; {program}")
+    shown = outcome_of([*COMMAND, "report", str(stage.kept)], stage.folder, surroundings())
+    assert told.report
+    assert shown == (0, told.report.encode(), b"")
+
+
 def test_it_is_kept_where_it_was_asked_for_though_the_program_moves(stage: Stage) -> None:
     command = [*RUN, "-o", "kept.json", "-c", "from asks import *; ask(2); os.chdir('/')"]
     assert stage.told(*outcome_of(command, stage.folder, stage.environment())).checkouts == [2]

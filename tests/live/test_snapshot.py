@@ -369,6 +369,7 @@ def _figures(value: Any) -> Iterable[float]:
     [
         ({"schema": 2, "version": "9.9"}, "of schema 2, made by pool_telemetry 9.9: this one reads up to 1"),
         ({"schema": None}, "this is no snapshot"),
+        ({"schema": True}, "this is no snapshot"),
         ({"process": "1"}, "snapshot.process of the snapshot is '1'"),
         ({"upstreams": [{}]}, r"the snapshot lacks snapshot.upstreams\[0\].scheme"),
         ({"upstreams": None}, "snapshot.upstreams of the snapshot is None"),

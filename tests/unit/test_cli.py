@@ -195,6 +195,19 @@ def test_the_program_is_told_what_to_report_by_one_variable(
     assert other.folder != plan.folder
 
 
+def test_in_a_folder_that_is_gone_a_report_that_cannot_be_kept_is_said_so(
+    executed: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["run", "-o", "kept.json", "app.py"])
+    assert (ended.value.code, executed) == (2, [])
+    assert capsys.readouterr().err == "pool-telemetry run: cannot write kept.json: No such file or directory\n"
+
+
 @pytest.mark.parametrize("text", ["", "1", "1:2:3", "x:folder::", "1:folder:soon:", "1:folder:2:file:more"])
 def test_a_variable_that_is_none_of_ours_is_no_plan(text: str) -> None:
     assert Plan.parse(text) is None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pool_telemetry import diagnose
-from pool_telemetry._report import render
+from pool_telemetry._report import MOST_UPSTREAMS, render
 from pool_telemetry._run import RUN_SCHEMA, Run, read
 from pool_telemetry._run_report import MOST_PROCESSES, render_run
 from pool_telemetry._snapshot import Snapshot, UpstreamSnapshot
@@ -75,6 +75,18 @@ def test_what_to_do_is_said_once() -> None:
         assert text.count(" ".join(advice.split())[:60]) == 1
     assert text.count("What to do: as in process 3.") == 2  # which is the busiest
     assert text.count("Process 3,") == 1
+
+
+def test_what_to_do_is_not_referred_to_where_it_is_not_said() -> None:
+    many = [replace(DROPS_AT_5_S, address=f"host{number}.example") for number in range(MOST_UPSTREAMS + 1)]
+    lines = page(run(process(PROGRAM, *many), process(2, *many)))
+    summed_up = [line for line in lines if line.startswith("and 1 more upstream")]
+    assert len(summed_up) == 2
+    hidden = next(each for each in many if not any(line.startswith(each.name) for line in lines))
+    lines = page(run(process(PROGRAM, *many), process(2, hidden)))
+    assert not any("What to do: as in" in line for line in lines)
+    lines = page(run(process(PROGRAM, *many), process(2, hidden), process(3, hidden)))
+    assert sum("What to do: as in process 2" in line for line in lines) == 1
 
 
 def test_where_all_is_well_this_is_said_once() -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TextIO
 
-from .._page import Page, columns, is_terminal, likes_colour
+from .._page import Page, can_take, columns, is_terminal, likes_colour
 from .._words import BOLD, DIM, NOTE, Text
 
 WIDEST = 120  # as far as the report's bar goes
@@ -53,7 +53,7 @@ class Screen:
         self._file = file
         self.width = min(columns(file), WIDEST)
         self._is_coloured = likes_colour(file)
-        self._is_ascii = not _can_take(file, _SIGNS)
+        self._is_ascii = not can_take(file, _SIGNS)
         self._scenes = 0
         #: Whether somebody is looking, and could see more with rich.
         self.lacks_rich = is_terminal(file) and importlib.util.find_spec("rich") is None
@@ -121,11 +121,3 @@ class Screen:
 def prose(text: str) -> str:
     """A text whose lines are the page's, not the source's."""
     return re.sub(r"[ \n]+", " ", text)  # split() would untie what is tied
-
-
-def _can_take(file: TextIO, text: str) -> bool:
-    try:
-        text.encode(getattr(file, "encoding", None) or "utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -46,15 +46,16 @@ class ConnectHooks:
     def _begin(self, connection: ConnectionRecord, conn: Any) -> ConnectionRecord:
         watch = self._watch
         watch.ledger.check_process()
-        if connection.is_open or connection.opened_at is not None:
+        book = connection.pool.book
+        was_out = book is not None and (connection in book.out or connection in book.missing)
+        if connection.is_open or connection.opened_at is not None or connection.adopted:
             # A second socket within one checkout: http.client opens again by itself.
             previous = connection
-            book = previous.pool.book
-            was_out = book is not None and (previous in book.out or previous in book.missing)
             connection = watch.new_record(previous.pool, conn)
             connection.checked_out_at, connection.last_used = previous.checked_out_at, previous.last_used
-            if book is not None and was_out:
-                book.take(connection)
+        if book is not None and was_out:
+            book.missing.discard(connection)  # closed before it was ever opened
+            book.take(connection)
         is_tunnelled, proxy_scheme = _urllib3.proxy_of(conn)
         connection.setup = watch.local.setup = Setup(
             monotonic_ns(), is_tunnelled=is_tunnelled, proxy_scheme=proxy_scheme

@@ -245,9 +245,10 @@ class Watch:
             if pool.book is None:
                 return
             live = pool.pool()
-            was_out = connection in pool.book.out or connection in pool.book.missing
+            # Once uninstalled, what was out may have come back unseen.
+            was_out = self.ledger.is_attached and (connection in pool.book.out or connection in pool.book.missing)
             pool.book.put_back(connection)
-            is_pool_open = live is not None and not _urllib3.is_closed(live) and self.ledger.is_attached
+            is_pool_open = live is not None and not _urllib3.is_closed(live)
             connection.is_open = False
             is_leak = was_out and is_pool_open and not connection.has_failed
             self.ledger.post(Gone(connection, was_out, is_leak))

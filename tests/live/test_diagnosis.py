@@ -17,8 +17,7 @@ import urllib3
 import pool_telemetry
 from misbehaving import Server
 from pool_telemetry import Finding, _lost_races
-from tests.live.apart import run_apart
-from tests.live.test_fork import in_child
+from tests.live.apart import in_child, run_apart
 from tests.live.wire import PROTOCOLS, READABLE, before_sending, pooled, wait_for_peer, wait_until
 from tests.programs import needs_fork
 from tests.support import Telemetry, manager

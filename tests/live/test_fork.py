@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,12 +16,11 @@ import urllib3
 import pool_telemetry
 from misbehaving import Server, ServerProcess
 from pool_telemetry import _hooks, _instrument
-from tests.live.apart import run_apart
+from tests.live.apart import CHILD_SECONDS, in_child, run_apart
 from tests.support import Metrics, Telemetry, check_laws
 
 _ = _hooks  # imported, with all that it imports, before os.register_at_fork is taken away
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="missing: os.fork")
-CHILD_SECONDS = 10.0
 
 
 def pool_of(server: Server | ServerProcess, **options: Any) -> urllib3.HTTPConnectionPool:
@@ -54,39 +49,6 @@ def fresh_telemetry(**settings: Any) -> Telemetry:
     telemetry = Telemetry()
     telemetry.install(**settings)
     return telemetry
-
-
-def in_child(work: Callable[[], Any]) -> Any:
-    """What a forked child's work gives, by way of JSON; a child that hangs is killed and fails."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        # Nothing of the parent's may run on in here: no finally, no atexit.
-        status = 1
-        try:
-            os.close(reader)
-            with os.fdopen(writer, "w") as told:
-                json.dump(work(), told)
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-            sys.stderr.flush()
-        finally:
-            os._exit(status)
-    os.close(writer)
-    deadline = time.monotonic() + CHILD_SECONDS
-    with os.fdopen(reader) as told:
-        while True:
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                break
-            if time.monotonic() > deadline:
-                os.kill(child, signal.SIGABRT)  # faulthandler shows where it hangs
-                os.waitpid(child, 0)
-                raise AssertionError("the child hangs")
-            time.sleep(0.002)
-        assert status == 0, f"the child ended with {status}"
-        return json.loads(told.read())
 
 
 def is_dying_shown() -> None:

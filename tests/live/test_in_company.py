@@ -586,6 +586,50 @@ def test_a_connection_whose_socket_was_taken_away_opens_a_new_one(
     assert sum(closes(metrics).values()) == 4
 
 
+def use_by_hand(conn: Any) -> None:
+    """A request past the pool: http.client opens the connection by itself."""
+    conn.request("GET", "/ok")
+    response = conn.getresponse()
+    assert response.status == 200
+    response.read()
+
+
+def test_a_bare_connection_that_was_closed_and_opens_by_itself_is_in_use(telemetry: Telemetry, server: Server) -> None:
+    telemetry.install()
+    pool = pool_of(server, maxsize=2)
+    first = pool._get_conn()
+    first.close()
+    second = pool._get_conn()
+    assert telemetry.collect().value("urllib3.pool.active.peak") == 1
+    use_by_hand(first)
+    metrics = telemetry.collect()
+    assert metrics.value("urllib3.pool.active.peak") == 2
+    check_laws(metrics, checkouts=2)
+    for conn in (first, second):
+        pool._put_conn(conn)
+    assert telemetry.collect().by("http.client.open_connections", "state") == {"idle": 1}
+
+
+def test_an_adopted_connection_that_is_closed_and_opens_by_itself_is_another_one(
+    telemetry: Telemetry, server: Server
+) -> None:
+    pool = pool_of(server)
+    get(pool)
+    telemetry.install()
+    conn = pool._get_conn()
+    conn.close()
+    use_by_hand(conn)
+    pool._put_conn(conn)
+    metrics = telemetry.collect()
+    check_laws(metrics, checkouts=1, adopted=1)
+    assert outcomes(metrics) == {"reused": 1}
+    assert closes(metrics) == {"unknown": 1}
+    get(pool)
+    metrics = telemetry.collect()
+    check_laws(metrics, checkouts=2, adopted=1)
+    assert metrics.count("urllib3.connection.idle.duration", outcome="reused") == 1
+
+
 class CopiedConnection(urllib3.connection.HTTPConnection):
     """Of a class of its own: copying leaves traces in the class."""
 

@@ -812,6 +812,23 @@ def test_the_laws_hold_after_an_absence_in_which_connections_came_and_went(
             check_laws(telemetry.collect(), checkouts=3, adopted=adopted())
 
 
+def test_what_came_back_in_an_absence_and_ended_with_its_pool_is_not_told_as_abandoned(
+    telemetry: Telemetry, server: Server
+) -> None:
+    telemetry.install()
+    pool = urllib3.HTTPConnectionPool(server.host, server.port)
+    out = pool.request("GET", "/ok", preload_content=False)
+    pool_telemetry.uninstall()
+    out.read()
+    out.release_conn()
+    del out, pool
+    gc.collect()
+    telemetry.install()
+    metrics = telemetry.collect()
+    assert metrics.by("urllib3.pool.closed_connections", "reason") == {"unknown": 1}
+    check_laws(metrics, checkouts=1, adopted=adopted())
+
+
 def test_a_drop_of_what_was_opened_in_an_absence_is_found(telemetry: Telemetry, server: Server) -> None:
     telemetry.install()
     with a_pool(server) as pool:

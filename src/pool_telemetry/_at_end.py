@@ -19,6 +19,9 @@ VARIABLE = "POOL_TELEMETRY_RUN"
 #: All that there is to say where no process had a pool.
 NO_POOLS = "pool_telemetry has seen no connection pool in this program.\n"
 _AGAIN_SECONDS = 0.02
+# Seconds from the beginning of a report on, after which SIGTERM no longer waits for its end: nobody reads it, or the
+# file for it is a pipe that nobody opens. Less than the ten after which Docker kills.
+_PATIENCE = 5.0
 # So often: for an import that a signal has interrupted, and for a reader of a stderr that does not block.
 _MOST_FAILURES, _MOST_WAITS = 25, 100
 
@@ -83,6 +86,7 @@ class AtEnd:
 
     def _begin(self) -> None:
         self._is_telling = self._is_told = self._must_die = False
+        self._began_at = 0.0
         self._failures = 0
 
     def wait(self) -> None:
@@ -120,18 +124,29 @@ class AtEnd:
             _die()
 
     def _on_sigterm(self, number: int, frame: object) -> None:
+        import time
+
+        if self._is_telling and time.monotonic() - self._began_at >= _PATIENCE:
+            _die()
+            return
+        self._come_again(_PATIENCE + _AGAIN_SECONDS, lambda: self._is_telling)
         if self._is_telling:
             self._must_die = True  # when all is said
         elif self._speak(is_last=False):
             _die()
         else:
-            self._come_again()
+            # Not at once: the handler would run again before the code that it interrupts gets any further. That code
+            # may be the program's last, and then Python asks for the last word anyway.
+            self._must_die = True
+            self._come_again(_AGAIN_SECONDS, lambda: True)
 
     def _speak(self, is_last: bool) -> bool:
         """Whether all is said that will ever be."""
         if self._is_told:
             return True
-        self._is_telling = True
+        import time
+
+        self._began_at, self._is_telling = time.monotonic(), True
         try:
             if is_last and self._plan.is_of_program():
                 _flush()  # not before a death by SIGTERM, with which Python loses what it holds
@@ -162,16 +177,14 @@ class AtEnd:
         write_to_stderr(NO_POOLS.encode())
         return True
 
-    def _come_again(self) -> None:
-        # Not at once: the handler would run again before the code that it interrupts gets any further. That code may be
-        # the program's last, and then Python asks for the last word anyway.
-        self._must_die = True
+    def _come_again(self, seconds: float, is_needed: "Callable[[], bool]") -> None:
         import _thread
         import time
 
         def again() -> None:
-            time.sleep(_AGAIN_SECONDS)
-            os.kill(os.getpid(), _signal.SIGTERM)
+            time.sleep(seconds)
+            if is_needed():
+                os.kill(os.getpid(), _signal.SIGTERM)
 
         try:
             _thread.start_new_thread(again, ())
@@ -200,6 +213,8 @@ def write_to_stderr(data: bytes) -> None:
     """
     try:
         descriptor = sys.__stderr__.fileno()  # type: ignore[union-attr]  # without one it is an error like any other
+        if _is_taken(descriptor):
+            return
         waits = 0
         while data and waits < _MOST_WAITS:
             written = _write(descriptor, data)
@@ -207,6 +222,14 @@ def write_to_stderr(data: bytes) -> None:
             data = data[written:]
     except Exception:
         return
+
+
+def _is_taken(descriptor: int) -> bool:
+    """Whether stderr was closed below Python, and its number is that of a file or socket of the program's by now.
+
+    Those are not inherited (PEP 446). What is begun with is, and what dup2() has put in its place.
+    """
+    return os.name == "posix" and not os.get_inheritable(descriptor)
 
 
 def _write(descriptor: int, data: bytes) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import importlib
 import logging
 import sys
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +18,8 @@ log = logging.getLogger("pool_telemetry")
 def repeat(seconds: float, work: Callable[[], bool]) -> None:
     """Do it every so many seconds, until it says that it is enough, or has a fault.
 
-    In a thread that no exit waits for. Where gevent has patched threads it is a greenlet, which keeps nobody waiting
+    In a thread that no exit waits for, and that ``threading`` does not know: programs wait for all that
+    ``threading.enumerate()`` gives. Where gevent has patched threads it is a greenlet, which keeps nobody waiting
     either: ``gevent.wait()`` and ``join()`` take no notice of it.
     """
     monkey = sys.modules.get("gevent.monkey")
@@ -26,8 +27,7 @@ def repeat(seconds: float, work: Callable[[], bool]) -> None:
         gevent = importlib.import_module("gevent")
         gevent.spawn(_repeat, partial(gevent.sleep, seconds, ref=False), work)
     else:
-        wait = partial(time.sleep, seconds)
-        threading.Thread(target=_repeat, args=(wait, work), name="pool_telemetry", daemon=True).start()
+        _thread.start_new_thread(_repeat, (partial(time.sleep, seconds), work))
 
 
 def _repeat(wait: Callable[[], object], work: Callable[[], bool]) -> None:

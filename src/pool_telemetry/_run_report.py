@@ -78,7 +78,7 @@ def _missing(run: Run) -> list[str]:
     """What is not told, in sentences."""
     found = []
     if run.silent is None or run.running is None:
-        found.append("What other processes of the program did cannot be known: they had no place to leave word.")
+        found.append("What other processes of the program did cannot be known: the place for their word is gone.")
     else:
         more = "more " if run.processes else ""
         one, many = f"{more}process", f"{more}processes"

@@ -42,7 +42,8 @@ def upstream_of(pool: Any) -> Upstream:
 def _host(given: Any) -> str:
     """A host's name as it is given, but nothing that a user, a path or a query may be part of."""
     name = str(given or "")
-    return INVALID if set(name) & _NOT_IN_HOSTS else name
+    # urllib3 takes for a host what a user before it was quoted together with.
+    return INVALID if set(name) & _NOT_IN_HOSTS or "@" in unquote(name) else name
 
 
 def _unix_path(pool: Any) -> str | None:

@@ -184,9 +184,11 @@ def _plan(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Plan 
     if output is not None:
         try:
             output = os.path.abspath(output)
-            # Emptied now: what an earlier run has left must not be taken for what this one will.
-            with open(output, "w", encoding="utf-8"):
-                pass
+            # Emptied now: what an earlier run has left must not be taken for what this one will. But whoever reads a
+            # pipe would take this for the end.
+            if not Path(output).is_fifo():
+                with open(output, "w", encoding="utf-8"):
+                    pass
         except OSError as error:
             parser.exit(2, f"{parser.prog}: cannot write {options.output}: {error.strerror}\n")
     # Where this command is run by itself, its own process is the program of that other run, too.

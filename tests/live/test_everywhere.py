@@ -613,6 +613,9 @@ ERRORS: dict[str, Callable[[urllib3.PoolManager, Server], object]] = {
     ).request("GET", f"{server.url}/{MARKER}"),
     "an exception of the application's": lambda http, server: http.request("POST", server.url, body=broken_off()),
     "a user for a host": lambda _, server: ask_at(f"{MARKER}:{MARKER}@127.0.0.1", server.port),
+    "a quoted user for a host": lambda http, server: http.request(
+        "GET", f"http://{MARKER}%3A{MARKER}%40127.0.0.1:{server.port}/"
+    ),
     "a path for a host": lambda _, server: ask_at(f"127.0.0.1/{MARKER}", server.port),
     "a query for a host": lambda _, server: ask_at(f"127.0.0.1?{MARKER}", server.port),
     "a URL for a host": lambda _, server: ask_at(f"http://127.0.0.1#{MARKER}", server.port),

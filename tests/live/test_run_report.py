@@ -266,6 +266,87 @@ def test_a_stdout_that_nobody_reads_is_complained_of_by_python_alone(stage: Stag
     assert b"reused 1 (50 %)" in reported.replace(err, b"")
 
 
+def test_a_file_that_has_taken_the_number_of_a_closed_stderr_is_not_written_to(stage: Stage) -> None:
+    program = """
+from asks import *
+ask(2)
+os.closerange(0, 50)  # as a daemon does
+files = [open(f"file{number}", "w") for number in range(3)]
+assert files[2].fileno() == 2
+for file in files:
+    file.write("precious")
+END
+"""
+    for end, code in ("", 0), ("files[2].flush(); os.kill(os.getpid(), 15)", -signal.SIGTERM):
+        told = stage.run("-c", program.replace("END", end))
+        assert (told.code, told.out, told.err, told.checkouts) == (code, b"", b"", [2])
+        assert (stage.folder / "file2").read_text() == "precious"
+
+
+IMPATIENT = """
+from asks import *
+import signal
+handler = signal.getsignal(signal.SIGTERM)
+handler.__func__.__globals__["_PATIENCE"] = 0.3
+ask(2)
+"""
+
+
+@pytest.mark.parametrize("end", ["kill", "exit"])
+def test_sigterm_ends_a_program_whose_report_nobody_reads(stage: Stage, end: str) -> None:
+    """A write to a full pipe never returns; without us SIGTERM ends such a program at once."""
+    program = """
+os.set_blocking(2, False)
+try:
+    while True: os.write(2, b"." * 512)
+except BlockingIOError:
+    os.set_blocking(2, True)
+print("full", flush=True)
+"""
+    program = IMPATIENT + program + ("os.kill(os.getpid(), 15)" if end == "kill" else "")
+    with subprocess.Popen(
+        [*RUN, "-c", program],
+        cwd=stage.folder,
+        env=stage.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"full\n"
+        if end == "exit":
+            wait_until(lambda: not stage.left(), SECONDS)  # its last act before it writes
+            process.terminate()
+        assert process.wait(SECONDS) == -signal.SIGTERM
+    assert not stage.left()
+
+
+def test_a_report_can_be_kept_in_a_pipe(stage: Stage) -> None:
+    os.mkfifo(stage.kept)
+    with subprocess.Popen(["cat", str(stage.kept)], stdout=subprocess.PIPE) as reader:
+        command = [*RUN, "-o", str(stage.kept), "-c", "from asks import *; ask(2)"]
+        outcome = outcome_of(command, stage.folder, stage.environment())
+        kept, _ = reader.communicate(timeout=SECONDS)
+    assert outcome.code == 0
+    run = read(kept.decode())
+    assert isinstance(run, Run)
+    assert len(run.processes) == 1
+
+
+def test_a_program_that_waits_for_all_its_threads_does_not_wait_for_the_one_that_reports(stage: Stage) -> None:
+    program = """
+from asks import *
+import threading
+before = threading.active_count()
+ask(2)
+for thread in threading.enumerate():
+    if thread is not threading.main_thread():
+        thread.join()
+print(threading.active_count() - before)
+"""
+    told = stage.run("-c", program, options=["--every", "0.1"])
+    assert (told.code, told.out, told.checkouts) == (0, b"0\n", [2])
+
+
 # SIGTERM in the midst of things
 
 

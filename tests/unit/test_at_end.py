@@ -28,6 +28,7 @@ class Stderr:
     """A file with this descriptor."""
 
     def __init__(self, descriptor: int) -> None:
+        os.set_inheritable(descriptor, True)  # as that of a real one is
         self._descriptor = descriptor
 
     def fileno(self) -> int:

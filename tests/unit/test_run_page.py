@@ -118,7 +118,7 @@ def test_beyond_twenty_processes_the_rest_is_summed_up_in_one_line() -> None:
         (2, 0, ["2 processes had pools and ended without a word: killed, or left by os._exit()."]),
         (0, 1, ["1 process has not ended yet."]),
         (0, 2, ["2 processes have not ended yet."]),
-        (None, None, ["What other processes of the program did cannot be known: they had no place to leave word."]),
+        (None, None, ["What other processes of the program did cannot be known: the place for their word is gone."]),
     ],
 )
 def test_what_is_missing_is_told(silent: int | None, running: int | None, expected: list[str]) -> None:

@@ -324,7 +324,7 @@ def test_a_picture_on_a_terminal_is_drawn_anew_while_the_scene_is_played(monkeyp
         *_, last, left = read_until(ours, "2").split("A title")
     os.close(ours)
     assert ERASE in last
-    assert ESCAPE.sub("", left) == f"{'b':>69}\n    A text.\n    so many    2"
+    assert ESCAPE.sub("", left).rstrip() == f"{'b':>69}\n    A text.\n    so many    2"
 
 
 def read_until(descriptor: int, end: str) -> str:

@@ -25,7 +25,7 @@ ROOT = HERE.parents[1]
 CACHE = ROOT / ".ci-cache" / "foreign"
 _PIP = ("-m", "pip", "--quiet", "--disable-pip-version-check")
 _RAN = (0, 1)  # pytest: all passed, or some failed
-_MOST_SECONDS = 900
+_MOST_SECONDS = 600
 
 
 def main() -> int:
@@ -48,7 +48,7 @@ def main() -> int:
     for suite in wanted:
         began = time.monotonic()
         source, python = prepare(suite)
-        without, watched = run(suite, source, python, ["plain", "watched"])
+        without, watched = run(suite, source, python, source.parent, ["plain", "watched"])
         for complaint in complaints(suite, without, watched):
             is_good = False
             say(f"FAILED {suite.title}: {complaint}")
@@ -106,26 +106,27 @@ def make_environment(suite: Suite, source: Path) -> Path:
 
 def call(*command: str) -> None:
     """Run a command that has to succeed."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"{' '.join(command)}\n{done.stdout}")
+        sys.exit(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
 
 
-def run(suite: Suite, source: Path, python: Path, ways: Sequence[str]) -> list[dict[str, Any]]:
+def run(suite: Suite, source: Path, python: Path, notes: Path, ways: Sequence[str]) -> list[dict[str, Any]]:
     """What was noted of runs of the suite that go on at the same time.
 
     Args:
+        notes: where to put what is noted, and what pytest prints.
         ways: a name for each run; in those that begin with ``watched`` we are installed.
     """
     running = []
     for way in ways:
-        note, log = (CACHE / suite.name / f"{suite.title.replace(':', '-')}.{way}.{kind}" for kind in ("json", "log"))
+        note, log = (notes / f"{suite.title.replace(':', '-')}.{way}.{kind}" for kind in ("json", "log"))
         note.unlink(missing_ok=True)
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command(suite, python, note, is_watched=way.startswith("watched")),
                 cwd=source,
-                env=environment(suite),
+                env=environment(suite, notes),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -160,9 +161,9 @@ def command(suite: Suite, python: Path, note: Path, *, is_watched: bool) -> list
     return [str(python), "-m", "pytest", *common, *ours, *watched, *suite.arguments]
 
 
-def environment(suite: Suite) -> dict[str, str]:
+def environment(suite: Suite, notes: Path) -> dict[str, str]:
     """The same on each machine: settings of proxies, certificates and Python are not the suite's."""
-    home = CACHE / "home"
+    home = notes / "home"
     home.mkdir(exist_ok=True)
     return {
         "PATH": os.defpath,
@@ -181,7 +182,7 @@ def name_flaky(suite: Suite, times: int) -> None:
     source, python = prepare(suite)
     runs: list[dict[str, Any]] = []
     while len(runs) < times:
-        runs += run(suite, source, python, [f"plain{len(runs) + each}" for each in range(2)])
+        runs += run(suite, source, python, source.parent, [f"plain{len(runs) + each}" for each in range(2)])
         say(f"{suite.title}: {len(runs)} runs")
     seen = {change.test for each in runs[1:] for change in changes(runs[0], each)}
     for test in sorted(seen):

@@ -10,8 +10,8 @@ from typing import Any
 from .suites import Suite
 
 _NOT_RUN = "not run"
-#: The columns of the table: those of outcomes sum up what is said of a test in both runs.
-COLUMNS = ("tests", "passed", "failed", "skipped", "left out", "changed", "checkouts", "spans", "points")
+#: The columns of the table. Calls are those of ``_get_conn`` in the run without us, all else is of the other.
+COLUMNS = ("tests", "passed", "failed", "skipped", "left out", "changed", "calls", "checkouts", "spans", "points")
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ def row(without: dict[str, Any], watched: dict[str, Any]) -> dict[str, int]:
         **{kind: kinds[kind] for kind in ("passed", "failed", "skipped")},
         "left out": sum(watched["left_out"].values()),
         "changed": len(changes(without, watched)),
+        "calls": without["calls"],
         **{name: watched[name] for name in ("checkouts", "spans", "points")},
     }
 

@@ -38,14 +38,19 @@ class Suite:
         return f"{self.name}:{self.part}" if self.part else self.name
 
     @property
+    def folder(self) -> Path:
+        """Where the two files lie."""
+        return HERE / self.name
+
+    @property
     def requirements(self) -> Path:
         """What its tests need."""
-        return HERE / self.name / "requirements.txt"
+        return self.folder / "requirements.txt"
 
     @property
     def left_out(self) -> Path:
         """Which of its tests are not run, and why."""
-        return HERE / self.name / "left_out.txt"
+        return self.folder / "left_out.txt"
 
 
 # flaky would run again what has failed.

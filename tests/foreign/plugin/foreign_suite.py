@@ -43,8 +43,7 @@ class Notes:
 
     def __init__(self, config: pytest.Config) -> None:
         self._file: Path = config.getoption("--note")
-        self._patterns = patterns_of(config.getoption("--leave-out"))
-        self._left_out = dict.fromkeys(self._patterns, 0)
+        self._left_out = dict.fromkeys(patterns_of(config.getoption("--leave-out")), 0)
         self._outcomes: dict[str, str] = {}
         self._reports: dict[str, str] = {}
         self._calls = count_calls()
@@ -52,15 +51,16 @@ class Notes:
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Leave out what is not to be run."""
-        left_out = []
+        kept, left_out = [], []
         for item in items:
-            for pattern in self._patterns:
-                if fnmatch.fnmatchcase(item.nodeid, pattern):
-                    self._left_out[pattern] += 1
-                    left_out.append(item)
-                    break
+            pattern = next((each for each in self._left_out if fnmatch.fnmatchcase(item.nodeid, each)), None)
+            if pattern is None:
+                kept.append(item)
+            else:
+                self._left_out[pattern] += 1
+                left_out.append(item)
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+        items[:] = kept
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A module that could not be collected, or was skipped whole."""
@@ -73,7 +73,8 @@ class Notes:
         if hasattr(report, "wasxfail"):
             outcome = "xfailed" if report.skipped else "xpassed"
         if report.when == "call" or outcome != "passed":
-            self._note(report.nodeid, outcome if report.when == "call" else f"{outcome} in {report.when}", report.longreprtext)
+            phase = "" if report.when == "call" else f" in {report.when}"
+            self._note(report.nodeid, outcome + phase, report.longreprtext)
 
     def _note(self, test: str, outcome: str, text: str) -> None:
         before = self._outcomes.get(test)

@@ -126,7 +126,7 @@ def otel_requests() -> Other:
 def otel_botocore() -> Other:
     from opentelemetry.instrumentation.botocore import BotocoreInstrumentor
 
-    return OpenTelemetry(BotocoreInstrumentor())
+    return OpenTelemetry(BotocoreInstrumentor())  # type: ignore[no-untyped-call]  # theirs
 
 
 def by_urllib3(url: str) -> Callable[[str], object]:
@@ -174,8 +174,8 @@ def put_in_and_take_out(name: str, are_we_first_in: bool, are_we_first_out: bool
     other = make()
     with Server() as server, Telemetry() as telemetry:
         before = contents()
-        put_in = [telemetry.install, lambda: other.put_in(telemetry)]
-        take_out = [pool_telemetry.uninstall, other.take_out]
+        put_in: list[Callable[[], object]] = [telemetry.install, lambda: other.put_in(telemetry)]
+        take_out: list[Callable[[], object]] = [pool_telemetry.uninstall, other.take_out]
         for put in put_in if are_we_first_in else reversed(put_in):
             put()
         get = make_client(server.url)

@@ -69,7 +69,7 @@ def serving(unix_path: str | None = None) -> Iterator[Service]:
             pass
 
     with _Unix(unix_path, Handler) if unix_path else _Tcp(("127.0.0.1", 0), Handler) as server:
-        service.port = 0 if unix_path else server.server_address[1]
+        service.port = server.socket.getsockname()[1] if unix_path is None else 0
         thread = threading.Thread(target=server.serve_forever, args=[0.01])
         thread.start()
         try:

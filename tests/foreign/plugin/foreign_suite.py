@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import urllib3
 from urllib3.connectionpool import HTTPConnectionPool
 
 _MOST_OF_A_REPORT = 6000
@@ -102,7 +101,6 @@ class Notes:
         """Write it all down."""
         told = {} if self._watcher is None else self._watcher.told()
         noted = {
-            "urllib3": urllib3.__version__,
             "outcomes": self._outcomes,
             "reports": self._reports,
             "left_out": self._left_out,

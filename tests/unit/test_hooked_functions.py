@@ -152,7 +152,12 @@ def requests(server: Server) -> list[bytes]:
         return [pool.request("GET", path).data for path in ("/ok", "/lost", "/close", "/ok")]
 
 
-NO_TLS = [each for each in HOOKED if each[1] != "ssl_wrap_socket" and each[0] is not HTTPSConnection]
+# The connections of urllib3 1.26 have no close() of their own.
+NO_TLS = [
+    (owner, name)
+    for owner, name in HOOKED
+    if name != "ssl_wrap_socket" and owner is not HTTPSConnection and name in vars(owner)
+]
 each_plain_hook = pytest.mark.parametrize(
     ("owner", "name"), NO_TLS, ids=[f"{owner.__name__}.{name}" for owner, name in NO_TLS]
 )

@@ -126,7 +126,7 @@ def otel_requests() -> Other:
 def otel_botocore() -> Other:
     from opentelemetry.instrumentation.botocore import BotocoreInstrumentor
 
-    return OpenTelemetry(BotocoreInstrumentor())  # type: ignore[no-untyped-call]  # theirs
+    return OpenTelemetry(BotocoreInstrumentor())  # type: ignore[no-untyped-call]  # theirs has no types
 
 
 def by_urllib3(url: str) -> Callable[[str], object]:

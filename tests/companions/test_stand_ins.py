@@ -70,7 +70,7 @@ def come_and_go_in_a_cassette(file: str, is_recorded: bool) -> None:
 
     faults: list[logging.LogRecord] = []
     handler = logging.Handler()
-    handler.emit = faults.append  # type: ignore[method-assign, assignment]
+    handler.emit = faults.append  # type: ignore[method-assign, assignment]  # spares a class
     logging.getLogger("pool_telemetry").addHandler(handler)
     with Server() as server, Telemetry() as telemetry:
         expected = get_twice(server)

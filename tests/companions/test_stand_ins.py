@@ -70,7 +70,7 @@ def come_and_go_in_a_cassette(file: str, is_recorded: bool) -> None:
 
     faults: list[logging.LogRecord] = []
     handler = logging.Handler()
-    handler.emit = faults.append  # type: ignore[method-assign, assignment]  # as a list takes it
+    handler.emit = faults.append  # type: ignore[method-assign, assignment]  # spares a class
     logging.getLogger("pool_telemetry").addHandler(handler)
     with Server() as server, Telemetry() as telemetry:
         expected = get_twice(server)
@@ -95,6 +95,7 @@ def come_and_go_in_a_cassette(file: str, is_recorded: bool) -> None:
 
 
 def test_the_copy_of_urllib3_that_pip_brings_along_is_left_alone() -> None:
+    pytest.importorskip("pip._vendor.urllib3", reason="missing: pip")
     run_apart(use_the_copy_of_pip)
 
 

@@ -84,8 +84,6 @@ SUITES = (
             *(f"test/test_{name}.py" for name in ("connection", "connectionpool", "poolmanager", "proxymanager")),
             *(f"test/with_dummyserver/test_{name}.py" for name in _WITH_SERVER),
             "test/contrib/test_socks.py",
-            # 20 to 30 seconds each.
-            "--deselect=test/with_dummyserver/test_https.py::TestHTTPS::test_requesting_large_resources_via_ssl",
         ),
         tests=600,
         checkouts=400,

@@ -126,7 +126,7 @@ def count_calls() -> list[None]:
         calls.append(None)
         return original(*args, **kwargs)
 
-    HTTPConnectionPool._get_conn = _get_conn  # type: ignore[method-assign]  # counts below all else
+    HTTPConnectionPool._get_conn = _get_conn  # type: ignore[method-assign]  # what a patch is
     return calls
 
 

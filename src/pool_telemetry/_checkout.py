@@ -255,26 +255,30 @@ class CheckoutHooks:
         def replace(original: Any) -> Any:
             @functools.wraps(original)
             def _put_conn(self: Any, conn: Any) -> Any:
-                if gate and conn is not None:
-                    # Before the host's call: after it another thread may have the connection.
-                    try:
-                        connection = conn._pool_telemetry
-                        is_open = connection.is_open is True
-                    except AttributeError:
-                        is_open = False
-                    except Exception:
-                        let_signals_pass()
-                        is_open = False
-                    try:
-                        if is_open:
-                            now = clock()
-                            connection.use_ns += now - connection.checked_out_at
-                            connection.returned_at = now
-                            connection.pool.book.out.discard(connection)
-                        else:
-                            returned(self, conn, clock())
-                    except Exception:
-                        fuse.blow()
+                try:
+                    if gate and conn is not None:
+                        # Before the host's call: after it another thread may have the connection.
+                        try:
+                            connection = conn._pool_telemetry
+                            is_open = connection.is_open is True
+                        except AttributeError:
+                            is_open = False
+                        except Exception:
+                            let_signals_pass()
+                            is_open = False
+                        try:
+                            if is_open:
+                                now = clock()
+                                connection.use_ns += now - connection.checked_out_at
+                                connection.returned_at = now
+                                connection.pool.book.out.discard(connection)
+                            else:
+                                returned(self, conn, clock())
+                        except Exception:
+                            fuse.blow()
+                except BaseException:  # of a signal handler: with it the pool would lose a slot
+                    original(self, conn)
+                    raise
                 return original(self, conn)
 
             return _put_conn

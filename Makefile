@@ -7,14 +7,15 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo django flask jaeger picture test bench lint clean
+.PHONY: help demo django flask jaeger picture test test-foreign bench lint clean
 
 help:
-	@echo "make demo    watch connections being dropped by misbehaving servers, and what is told about it"
+	@echo "make demo    watch a connection pool go wrong, and read what is told about it  (ARGS=--telemetry: metrics, spans)"
 	@echo "make django  a small Django application that shows the drops of its upstream; make flask: the same with Flask"
 	@echo "make jaeger  a story to read in Jaeger   (start one before: docker compose up -d, in examples/jaeger)"
 	@echo "make picture that story as the README shows it, drawn anew from a real Jaeger"
 	@echo "make test    run the tests            (some of them: make test ARGS='tests/unit -x')"
+	@echo "make test-foreign  the suites of urllib3 and requests, without us and with us; other instrumentations beside us"
 	@echo "make bench   what it costs, beside its peers; instructions too where valgrind is (ARGS=--help for more)"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make clean   remove .venv, caches and build output"
@@ -22,7 +23,7 @@ help:
 	@echo "Another Python: make test PYTHON=python3.12   (after 'make clean' if .venv is there already)"
 
 demo: $(VENV)/.demo
-	@$(VENV)/bin/python examples/demo.py $(ARGS)
+	@$(VENV)/bin/pool-telemetry demo $(ARGS)
 
 django: $(VENV)/.web
 	@PYTHONPATH=examples $(VENV)/bin/python -m web $(VENV)/bin/python examples/django/manage.py runserver $(ARGS)
@@ -39,6 +40,10 @@ picture: $(VENV)/.jaeger
 test: $(VENV)/.test
 	@$(VENV)/bin/python -m pytest $(ARGS)
 
+test-foreign: $(VENV)/.companions
+	@$(VENV)/bin/python -m pytest tests/companions
+	@$(VENV)/bin/python -m tests.foreign $(ARGS)
+
 bench: $(VENV)/.bench
 	@$(VENV)/bin/python -m benchmarks $(ARGS)
 
@@ -53,7 +58,7 @@ clean:
 	@find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The dependency groups of pyproject.toml; asked for one by one, so that the demo need not wait for the test servers.
-$(VENV)/.demo $(VENV)/.web $(VENV)/.jaeger $(VENV)/.test $(VENV)/.bench $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(VENV)/.made
+$(VENV)/.demo $(VENV)/.web $(VENV)/.jaeger $(VENV)/.test $(VENV)/.companions $(VENV)/.bench $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(VENV)/.made
 	@echo "Installing what 'make $(MAKECMDGOALS)' needs into $(VENV) ..."
 	@$(PIP) install --editable . --group $*
 	@touch $@

@@ -33,7 +33,7 @@ LIMITS = {
         (INCUMBENT, "instructions", 1 / 20, 1 / 40),
         (INCUMBENT, "time", 1 / 4, 1 / 40),
     ),
-    RECORDED: ((INCUMBENT, "instructions", 1 / 6, 1 / 12), (INCUMBENT, "time", 1 / 2, 1 / 12)),
+    RECORDED: ((INCUMBENT, "instructions", 1 / 9, 1 / 12), (INCUMBENT, "time", 1 / 2, 1 / 12)),
 }
 
 

@@ -9,6 +9,7 @@ import os
 from collections.abc import Generator, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 import urllib3
 import urllib3.connection
@@ -19,6 +20,10 @@ import urllib3.util.retry
 import pool_telemetry
 from tests.live.real_servers import REQUIRE
 from tests.support import NOT_TO_BE_HAD, Telemetry
+
+# How long an example takes says something of the machine and its other tenants, and nothing of what is tested.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 TOUCHED = (
     urllib3.connectionpool,

@@ -20,6 +20,7 @@ from ._lifecycle import SUPPRESSED, DropPhase, Outcome, SetupCause, Use
 from ._reading import fin_seen, remote_close_of
 from ._records import CheckedOut, ConnectionRecord, Dropped, PoolRecord, UnmarkableError, record_of
 from ._verdicts import close_wait_ns, drop_reason
+from ._waiting import Ticket
 from ._watch import MOST_SAMPLES, Watch, type_name
 
 
@@ -31,9 +32,8 @@ class CheckoutHooks:
 
     def make_get_conn(self) -> Callable[..., Any]:
         """The wrapper of ``_get_conn``."""
-        clock, current_use, samples = monotonic_ns, self._watch.current_use, self._watch.ledger.samples
-        flush, fuse = self._watch.flush, self._watch.fuse
-        with_care, no_connection, checked_out = self._get_with_care, self._no_connection, self._checked_out
+        # Every free variable of a function is fetched whenever it is called: so only what a clean reuse needs is one.
+        current_use, samples = self._watch.current_use, self._watch.ledger.samples
 
         def get_conn(wrapped: Any, pool: Any, args: Any, kwargs: Any) -> Any:
             try:
@@ -46,11 +46,11 @@ class CheckoutHooks:
                 let_signals_pass()
                 is_simple = False
             if not is_simple:
-                return with_care(wrapped, pool, args, kwargs)
+                return self._get_with_care(wrapped, pool, args, kwargs)
             try:
                 conn = wrapped(*args, **kwargs)
             except BaseException as error:
-                no_connection(record, error, None)
+                self._no_connection(record, error, None)
                 raise
             try:
                 connection = conn._pool_telemetry
@@ -62,17 +62,17 @@ class CheckoutHooks:
                 let_signals_pass()
                 is_clean = False
             if not is_clean:
-                checked_out(pool, record, conn, None)
+                self._checked_out(pool, record, conn, None)
                 return conn
             try:
-                now = clock()
+                now = monotonic_ns()
                 use = current_use()
                 if use is not SUPPRESSED:
                     connection.previously_used = connection.last_used
                     connection.last_used = use
                     samples.append((connection, now - returned_at, use))
                     if len(samples) >= MOST_SAMPLES:
-                        flush()
+                        self._watch.flush()
                 connection.checked_out_at = now
                 connection.reuses += 1
                 book = record.book  # Book.take(), without the call
@@ -81,43 +81,51 @@ class CheckoutHooks:
                 if in_use > book.peak:
                     book.note_peak(in_use)
             except Exception:
-                fuse.blow()
+                self._watch.fuse.blow()
             return conn
 
         return get_conn
 
     def _get_with_care(self, wrapped: Any, pool: Any, args: Any, kwargs: Any) -> Any:
-        record = started_at = None
-        try:
-            record = record_of(pool) or self._watch.see(pool)
-            started_at = monotonic_ns()  # what it takes us to enter a pool is no wait for a connection
-        except Exception:
-            self._watch.fuse.blow()
-        if record is None or record.book is None:
-            return wrapped(*args, **kwargs)
-        ticket = object()
-        if record.is_block:
-            record.book.waiting.add(ticket)
-        try:
-            conn = wrapped(*args, **kwargs)
-        except BaseException as error:
-            record.book.waiting.discard(ticket)
-            self._no_connection(record, error, started_at)
-            raise
-        record.book.waiting.discard(ticket)
-        self._checked_out(pool, record, conn, started_at)
-        return conn
-
-    def _checked_out(self, host_pool: Any, pool: PoolRecord, conn: Any, started_at: int | None) -> None:
+        record = started_at = ticket = None
+        waiting: set[object] = set()
         try:
             try:
-                self._tell_checked_out(host_pool, pool, conn, started_at)
+                try:
+                    record = record_of(pool) or self._watch.see(pool)
+                    started_at = monotonic_ns()  # what it takes us to enter a pool is no wait for a connection
+                    if record is not None and record.book is not None and record.is_block:
+                        ticket = Ticket(pool, record, started_at)
+                        waiting = record.book.waiting
+                        waiting.add(ticket)
+                except Exception:
+                    self._watch.fuse.blow()
+                conn = wrapped(*args, **kwargs)
+            finally:
+                waiting -= {ticket}  # no call, which an exception of a signal handler could come in
+        except BaseException as error:
+            if record is not None and record.book is not None:
+                self._no_connection(record, error, started_at)
+            raise
+        if record is not None and record.book is not None:
+            self._checked_out(pool, record, conn, started_at, ticket)
+        return conn
+
+    def _checked_out(
+        self, host_pool: Any, pool: PoolRecord, conn: Any, started_at: int | None, ticket: Ticket | None = None
+    ) -> None:
+        try:
+            has_waited = ticket is None or not ticket.is_served_at_once(host_pool, pool, conn)
+            try:
+                self._tell_checked_out(host_pool, pool, conn, started_at, has_waited=has_waited)
             except UnmarkableError:  # none of urllib3's making: it was handed out, no more can be known
-                self._tell(pool, Outcome.NEW, started_at, monotonic_ns(), None, None)
+                self._tell(pool, Outcome.NEW, started_at, monotonic_ns(), None, None, has_waited=has_waited)
         except Exception:
             self._watch.fuse.blow()
 
-    def _tell_checked_out(self, host_pool: Any, pool: PoolRecord, conn: Any, started_at: int | None) -> None:
+    def _tell_checked_out(
+        self, host_pool: Any, pool: PoolRecord, conn: Any, started_at: int | None, *, has_waited: bool
+    ) -> None:
         watch = self._watch
         if not watch.ledger.is_attached:
             return  # uninstalled meanwhile
@@ -153,7 +161,7 @@ class CheckoutHooks:
         assert pool.book is not None
         pool.book.take(connection)
         if outcome is not Outcome.REUSED or pool.simple_class is None:
-            self._tell(pool, outcome, started_at, now, idle_ns, use, drop=drop)
+            self._tell(pool, outcome, started_at, now, idle_ns, use, drop=drop, has_waited=has_waited)
 
     def _no_connection(self, pool: PoolRecord, error: BaseException, started_at: int | None) -> None:
         try:
@@ -185,25 +193,26 @@ class CheckoutHooks:
         use: Use,
         error: str | None = None,
         drop: Dropped | None = None,
+        *,
+        has_waited: bool = True,
     ) -> None:
         started_at = now if started_at is None else started_at
-        waited_ns = now - started_at if pool.is_block else None
+        waited_ns = (now - started_at if has_waited else 0) if pool.is_block else None
         self._watch.tell_checkout(CheckedOut(pool, outcome, started_at, now, idle_ns, waited_ns, use, error, drop))
 
     # Drops
 
     def make_is_connection_dropped(self) -> Callable[..., Any]:
         """The wrapper of ``is_connection_dropped``: the one moment at which the dropped socket is still open."""
-        found_dropped, fuse = self._found_dropped, self._watch.fuse
 
         def is_connection_dropped(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
             # Without keywords, as urllib3 calls it, Python has no dict to merge and to take apart.
             is_dropped = wrapped(*args, **kwargs) if kwargs else wrapped(*args)
             if is_dropped:
                 try:
-                    found_dropped(args[0] if args else kwargs["conn"])
+                    self._found_dropped(args[0] if args else kwargs["conn"])
                 except Exception:
-                    fuse.blow()
+                    self._watch.fuse.blow()
             return is_dropped
 
         return is_connection_dropped
@@ -250,7 +259,7 @@ class CheckoutHooks:
 
     def make_put_conn(self, gate: list[bool]) -> Callable[[Any], Any]:
         """What makes the function in ``_put_conn``'s place out of the original."""
-        clock, returned, fuse = monotonic_ns, self._returned, self._watch.fuse
+        hooks = self
 
         def replace(original: Any) -> Any:
             @functools.wraps(original)
@@ -268,14 +277,14 @@ class CheckoutHooks:
                             is_open = False
                         try:
                             if is_open:
-                                now = clock()
+                                now = monotonic_ns()
                                 connection.use_ns += now - connection.checked_out_at
                                 connection.returned_at = now
                                 connection.pool.book.out.discard(connection)
                             else:
-                                returned(self, conn, clock())
+                                hooks._returned(self, conn, monotonic_ns())
                         except Exception:
-                            fuse.blow()
+                            hooks._watch.fuse.blow()
                 except BaseException:  # of a signal handler: with it the pool would lose a slot
                     original(self, conn)
                     raise
@@ -291,6 +300,8 @@ class CheckoutHooks:
             return
         connection: ConnectionRecord | None = record_of(conn)
         if connection is not None:
+            if not connection.is_open:
+                connection.returned_at = now  # nothing lies idle here, but a Ticket asks since when it lies
             record.book.put_back(connection)
         if getattr(conn, "sock", None) is not None:
             # It was out when install() was called, or was opened behind urllib3's back.

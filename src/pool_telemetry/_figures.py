@@ -6,12 +6,6 @@ from ._finding import Finding, Severity
 from ._snapshot import Durations, UpstreamSnapshot
 from ._thresholds import LEAST_CLOSES, LIMIT_SLACK, LIMIT_SPREAD
 
-#: For whatever may fail a request.
-RETRY = (
-    "Have idempotent requests repeated: HTTPAdapter(max_retries=Retry(total=2)), as requests by itself repeats none. "
-    "A POST is repeated only if Retry(allowed_methods=...) says so: where that is safe, by an idempotency key for one"
-)
-
 
 def make_finding(
     name: str,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ._advice import RETRY, longer_keepalive, reminders
 from ._figures import (
-    RETRY,
     as_time,
     checked_out,
     cost_of,
@@ -20,7 +20,6 @@ from ._finding import Finding, Severity
 from ._snapshot import Durations, Snapshot, UpstreamSnapshot
 from ._thresholds import (
     CHECKOUTS_PER_POOL,
-    CLOSES_AT_ONCE,
     ENDED_SHARE,
     HIT_SHARE,
     HOSTS_KEPT,
@@ -30,11 +29,8 @@ from ._thresholds import (
     LEAST_PARKED,
     LEAST_POOLS,
     LEAST_SURVIVORS,
-    LONGEST_KEEPALIVE,
     SHORTEST_MEMORY,
 )
-
-_KNOBS = "nginx keepalive_timeout, gunicorn --keep-alive, uvicorn --timeout-keep-alive, an ALB's idle timeout"
 
 
 class _Hits(NamedTuple):
@@ -84,25 +80,12 @@ def _keepalive_shorter_than_gaps(upstream: UpstreamSnapshot, _: Snapshot) -> Fin
     told += f"; {parked} more lie closed in the pools (CLOSE_WAIT), which is harmless" if parked else ""
     gap = _long_gap(reused, replaced)
     evidence |= {"gap_p95_seconds": gap} if gap else {}
-    if limit is not None and limit.p95 <= CLOSES_AT_ONCE:
-        first = f"Turn keep-alive on: {peer} closes right after a response without announcing it ({_KNOBS})"
-    elif gap <= LONGEST_KEEPALIVE:
-        enough = (
-            f"above {as_time(gap)}, as about 95 % of the connections lay idle for no longer"
-            if gap
-            else "above the gaps"
-        )
-        first = f"Set the keep-alive limit, of the proxy or load balancer in front if there is one, {enough} ({_KNOBS})"
-    else:
-        first = f"Live with it: gaps of {as_time(gap)} (p95) are longer than networks remember connections"
-    often = f" more often than every {as_time(limit.p95)}" if limit and limit.p95 > CLOSES_AT_ONCE else ""
-    second = f"If the limit is not yours to set: a cheap request{often} keeps one connection open"
     return make_finding(
         "keepalive_shorter_than_gaps",
         Severity.MEDIUM,
         upstream,
         told,
-        (first, second, f"A request may also come in the moment of the close, and fail. {RETRY}"),
+        (*longer_keepalive(limit, gap, peer), f"A request may also come in the moment of the close, and fail. {RETRY}"),
         hits.number,
         **evidence,
     )
@@ -138,14 +121,8 @@ def _resets_after_idle(upstream: UpstreamSnapshot, _: Snapshot) -> Finding | Non
         f"{hits.told} found a connection that had been reset, 95 % of them after {as_time(idle.p05)} of idling or more"
         f"{compared}{hits.cost}: a NAT, firewall or load balancer on the way forgets it, or the server resets it"
     )
-    probe = max(1, min(SHORTEST_MEMORY, int(idle.p05 / 2)))
     advice = (
-        (
-            "Let TCP keep-alive keep it in mind, at the program's start: HTTPConnection.default_socket_options.extend("
-            f"[(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, {probe})]); not "
-            "by assigning another list, which urllib3 2 does not see. Through a proxy: ProxyManager(socket_options=...)"
-        ),
-        "Or raise the idle timeout of what is on the way; where the server itself resets, only its own limit helps",
+        *reminders(idle.p05),
         f"What is forgotten without a reset shows in a request that fails. {RETRY}",
     )
     return make_finding("resets_after_idle", Severity.MEDIUM, upstream, told, advice, hits.number, **hits.evidence)

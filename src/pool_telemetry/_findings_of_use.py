@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from ._figures import RETRY, as_time, checked_out, cost_of, counted, dropped_in, limit_of, make_finding
+from ._advice import RETRY
+from ._figures import as_time, checked_out, cost_of, counted, dropped_in, limit_of, make_finding
 from ._finding import Finding, Severity
+from ._lost_races import cause_of
 from ._snapshot import Snapshot, UpstreamSnapshot
 from ._thresholds import (
     HIT_SHARE,
@@ -69,6 +71,16 @@ def _lost_races(upstream: UpstreamSnapshot, _: Snapshot) -> Finding | None:
         f"{lost} of {counted(reused, 'request')} on a reused connection failed before a byte of the response came: the "
         f"connection was ended after urllib3 had checked it ({reasons})"
     )
+    evidence = {"reused": reused, "share": lost / max(reused, lost)} | cost_of(upstream, "lost_race", lost)
+    cause = cause_of(upstream, by_reason)
+    if cause is not None:
+        told, advice, evidence = told + cause.told, cause.advice, evidence | cause.evidence
+    else:
+        advice = _whatever_ended_them(upstream, by_reason)
+    return make_finding("lost_races", Severity.HIGH, upstream, told, advice, lost, **evidence)
+
+
+def _whatever_ended_them(upstream: UpstreamSnapshot, by_reason: dict[str, int]) -> tuple[str, ...]:
     limit = limit_of(upstream)
     known = "" if limit is None else f" ({as_time(limit.p95)}, by {counted(limit.count, 'close')})"
     advice = [
@@ -78,8 +90,7 @@ def _lost_races(upstream: UpstreamSnapshot, _: Snapshot) -> Finding | None:
     ]
     if by_reason["reset"]:
         advice.append("A NAT or load balancer that forgot an idle connection resets it, too: see TCP keep-alive")
-    evidence = {"reused": reused, "share": lost / max(reused, lost)} | cost_of(upstream, "lost_race", lost)
-    return make_finding("lost_races", Severity.HIGH, upstream, told, tuple(advice), lost, **evidence)
+    return tuple(advice)
 
 
 def _waiting_for_connection(upstream: UpstreamSnapshot, _: Snapshot) -> Finding | None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ._at_end import with_interrupt_kept
 from ._settings import Settings
 from ._version import __version__
 from ._wanted import Wanted, resolve
@@ -36,6 +37,9 @@ _wanted: Wanted | None = None  # in force, or to be put in force by the first po
 _hooks: Hooks | None = None
 _emitter: MetricsEmitter | None = None
 _stand_ins: StandIns | None = None
+_before_exit: Snapshot | None = None
+# Called in each process before its first pool is entered, by those who tell of it at its end.
+_tellers: list[Callable[[], object]] = []
 
 
 def install(
@@ -155,8 +159,49 @@ def report(file: TextIO | None = None) -> None:
 
 def _report_at_exit(process: int) -> None:
     # Not in a forked child, whose parent has asked for it. And of nothing, nothing.
-    if os.getpid() == process and snapshot().upstreams:
-        report()
+    if os.getpid() == process and not _tellers:
+        with_interrupt_kept(lambda: _report_last(sys.stderr))
+
+
+def _report_last(file: TextIO) -> None:
+    from ._diagnosis import diagnose
+    from ._report import show
+
+    seen = last_snapshot()
+    if seen is not None and seen.upstreams:
+        show(seen, diagnose(seen), file)
+
+
+def last_snapshot() -> Snapshot | None:
+    """A snapshot for the last word of this process; ``None`` in a signal handler on top of this thread's own booking.
+
+    That from before Python has closed the pools at its exit, unless more has happened since: what they held when the
+    program ended is what is to be told.
+    """
+    if _ledger is not None and _ledger.is_busy_here():
+        return None
+    seen, before = snapshot(), _before_exit
+    if before is None or before.process != seen.process or _activity(before) != _activity(seen):
+        return seen
+    return before
+
+
+def _activity(seen: Snapshot) -> list[object]:
+    """All that grows with what a program does, and not with the closing of its pools."""
+    return [
+        (each.name, each.checkouts, each.drops, each.opened_connections, each.adopted_connections, each.pools_created)
+        for each in seen.upstreams
+    ]
+
+
+def _look_before_exit() -> None:
+    global _before_exit
+    _before_exit = None if _ledger is None or _ledger.is_busy_here() else snapshot()
+
+
+def have_told_by(meet: Callable[[], object]) -> None:
+    """Leave the report at the exit to others, who are to be called in each process before its first pool is entered."""
+    _tellers.append(meet)
 
 
 def wanted() -> Wanted | None:
@@ -255,7 +300,7 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
         observer,
         flush=functools.partial(emitter.flush, can_wait=True) if emitter else _ledger.drain,
         on_fault=emitter.fall_silent if emitter else lambda: None,
-        meet_process=_provide_stand_ins,
+        meet_process=_meet_process,
     )
     try:
         hooks.put_in()
@@ -290,6 +335,17 @@ def _start_afresh_in_child() -> None:
         _emitter.after_fork(is_child=True)
     if _stand_ins is not None:
         _stand_ins.withdraw()
+
+
+def _meet_process() -> None:
+    for meet in _tellers:
+        meet()
+    if _tellers or (_wanted is not None and _wanted.settings.report_at_exit):
+        # urllib3 has its pools closed at the exit, by weakref.finalize. That is registered with the first pool, which
+        # is there by now: what is registered after it has its turn before it.
+        atexit.unregister(_look_before_exit)
+        atexit.register(_look_before_exit)
+    _provide_stand_ins()
 
 
 def _provide_stand_ins() -> None:

@@ -323,12 +323,16 @@ class Ledger:
         The totals and levels of one reading agree with each other to the last connection.
         """
         self.check_process()
-        if threading.get_ident() in self._inside:
-            # A signal handler that collects on top of our own booking: the last figures are better than a hang.
+        if self.is_busy_here():
+            # The last figures are better than a hang.
             return self._last
         readings = self._locked(lambda: [view.reading for _, view in self._walk()])
         self._last = readings or []
         return self._last
+
+    def is_busy_here(self) -> bool:
+        """Whether this very thread is at the books: then this is a signal handler, or a finaliser, on top of it."""
+        return threading.get_ident() in self._inside
 
     def watched_seconds(self) -> float:
         """How long these books have been kept."""
@@ -338,8 +342,8 @@ class Ledger:
     def view(self) -> list[UpstreamSnapshot]:
         """What there is to know of each upstream, from one walk."""
         self.check_process()
-        if threading.get_ident() in self._inside:
-            return []  # a signal handler, on top of our own booking
+        if self.is_busy_here():
+            return []
         return self._locked(lambda: [view_book(book, *view) for book, view in self._walk()]) or []
 
     def _walk(self) -> Iterator[tuple[Book, _View]]:

@@ -60,7 +60,8 @@ class Upstream(NamedTuple):
     """Where a pool's connections lead.
 
     Attributes:
-        address: host name, IP address or path of a unix socket; ``_OTHER`` beyond ``max_upstreams``.
+        address: host name, IP address or path of a unix socket; ``_OTHER`` beyond ``max_upstreams``; ``_INVALID``
+            for what is no host's name, and may hold a password.
         port: ``None`` for a unix socket and for ``_OTHER``.
         scheme: ``http`` or ``https``.
     """
@@ -76,6 +77,7 @@ class Upstream(NamedTuple):
 
 
 OTHER = "_OTHER"
+INVALID = "_INVALID"
 
 #: What OpenTelemetry's context said when a connection was used: the current span's SpanContext, ``None``
 #: without a span, or :data:`SUPPRESSED`. Opaque here.

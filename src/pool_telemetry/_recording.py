@@ -74,9 +74,8 @@ class _Way(NamedTuple):
     def to(cls, histogram: Any, attributes: Attributes) -> _Way | None:
         """``None`` where there is anything but what is known, or an instrument that is switched off."""
         try:
-            instrument = (
-                getattr(histogram, "_real_instrument", None) or histogram
-            )  # the API's proxy has one of the SDK's
+            # The API's proxy has one of the SDK's.
+            instrument = getattr(histogram, "_real_instrument", None) or histogram
             if not type(instrument).__module__.startswith("opentelemetry.sdk.metrics."):
                 return None
             is_enabled = getattr(instrument, "_is_enabled", None)

@@ -96,7 +96,7 @@ class Book:
 class PoolRecord:
     """What is known of one live pool."""
 
-    __slots__ = ("book", "is_block", "is_proxied", "lost", "pool", "simple_class", "size")
+    __slots__ = ("book", "emptied_by", "freed_at", "is_block", "is_proxied", "lost", "pool", "simple_class", "size")
 
     def __reduce__(self) -> Any:
         return type(None), ()  # an application that pickles its objects need not know of this one
@@ -107,6 +107,10 @@ class PoolRecord:
         self.is_block = is_block
         self.is_proxied = is_proxied  # a FIN may be the proxy's, not the upstream's
         self.size = size
+        #: Who has last found the queue empty after a checkout: a fresh object each time. Of blocking pools only.
+        self.emptied_by: object = None
+        #: When a failed request last gave its place back, without a connection.
+        self.freed_at = 0
         #: Lost races whose thread has not come back for another connection: thread -> LostRace.
         self.lost: dict[object, LostRace] = {}
         #: The pool's class, while a checkout needs none of the extra care that blocking, lost races or ``spans=all``

@@ -2,74 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import os
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
+from . import _page
 from . import _words as words
+from ._advice import RETRY, RETRY_AGAIN
 from ._finding import Finding, Severity
 from ._lifecycle import OTHER
+from ._page import Page
 from ._snapshot import Snapshot, UpstreamSnapshot
 from ._words import BAD, BOLD, DIM, GOOD, NOTE, TIE, WARNING, Text, clean, count, duration
 
 MOST_UPSTREAMS = 20
-NARROWEST, TERMINAL_WIDTH, PIPE_WIDTH = 40, 80, 100
 _GAP = "     "
 _BAR_WIDTH, _BAR_END = 20, 120  # to the right of the name, and not too far from it
-_JOINTS = f"{TIE}./_-:"  # behind one of these a word is best cut
 _BEFORE_UNIT = re.compile(r"(?<=\d) (?=(%|µs|ms|s|min|h|days)(?!\w))")
 _MARKS = {Severity.HIGH: ("!!", BAD), Severity.MEDIUM: ("!", WARNING), Severity.LOW: ("i", NOTE)}
-_RANKS = {severity: rank for rank, severity in enumerate(Severity)}
-# What the page has of its own, and what people write.
-_ASCII = {
-    "\N{MIDDLE DOT}": "|",
-    "\N{EN DASH}": "-",
-    "\N{EM DASH}": "-",
-    "\N{HORIZONTAL ELLIPSIS}": "...",
-    "\N{MICRO SIGN}": "u",
-    "\N{FULL BLOCK}": "#",
-    "\N{DARK SHADE}": "+",
-    "\N{LIGHT SHADE}": ".",
-    "\N{RIGHT SINGLE QUOTATION MARK}": "'",
-}
+#: The worst first.
+RANKS = {severity: rank for rank, severity in enumerate(Severity)}
 
 
 def show(snapshot: Snapshot, findings: Sequence[Finding], file: TextIO) -> None:
     """Print the page as the file can take it; a file that is closed already gets nothing."""
-    if getattr(file, "closed", False):
-        return
-    width, is_coloured = _columns(file), _likes_colour(file)
-    page = render(snapshot, findings, width=width, is_coloured=is_coloured)
-    try:
-        page.encode(getattr(file, "encoding", None) or "utf-8")  # stderr writes escapes, and does not complain
-        file.write(page)
-    except UnicodeEncodeError:
-        file.write(render(snapshot, findings, width=width, is_coloured=is_coloured, is_ascii=True))
-
-
-def _columns(file: TextIO) -> int:
-    if not _is_terminal(file):
-        return PIPE_WIDTH
-    with contextlib.suppress(OSError, ValueError):
-        return os.get_terminal_size(file.fileno()).columns or TERMINAL_WIDTH
-    return TERMINAL_WIDTH
-
-
-def _is_terminal(file: TextIO) -> bool:
-    return hasattr(file, "isatty") and file.isatty()
-
-
-def _likes_colour(file: TextIO) -> bool:
-    try:
-        from rich.console import Console
-    except ImportError:
-        return False
-    console = Console(file=file)
-    can_show = console.is_terminal and console.color_system is not None and not console.legacy_windows
-    return can_show and not console.no_color
+    _page.show(functools.partial(render, snapshot, findings), file)
 
 
 def render(
@@ -84,54 +42,86 @@ def render(
         is_coloured: whether escape sequences may be in it.
         is_ascii: ASCII stands for all other characters.
     """
-    page = _Page(width, is_ascii=is_ascii)
-    by_name: dict[str, list[Finding]] = {}
-    for finding in sorted(findings, key=lambda each: _RANKS[each.severity]):
-        by_name.setdefault(finding.upstream, []).append(finding)
-    _add_head(page, snapshot, findings)
-    places = {name: place for place, name in enumerate(by_name)}  # a diagnosis tells first what costs most
-    upstreams = sorted(
-        snapshot.upstreams, key=lambda each: (places.get(each.name, len(places)), -words.checkouts(each), each.name)
-    )
-    rest = upstreams[MOST_UPSTREAMS:]
-    for upstream in upstreams[:MOST_UPSTREAMS]:
-        page.skip()
-        _add_upstream(page, upstream)
-        _add_findings(page, by_name.pop(upstream.name, ()))
-    if rest:
-        page.skip()
-        _add_rest(page, rest, sum(len(by_name.pop(each.name, ())) for each in rest))
-    for unplaced, its_findings in by_name.items():
-        page.skip()
-        page.add([(clean(unplaced), BOLD)], margin=2)
-        _add_findings(page, its_findings)
+    page = Page(width, is_ascii=is_ascii)
+    page.add(title(f"Connection pools of process {snapshot.process}", snapshot, findings), margin=2)
+    page.add(about(snapshot), margin=2)
+    add_figures(page, snapshot, findings)
     if not findings:
         page.skip()
-        page.add(_verdict(snapshot))
+        page.add(verdict(snapshot.upstreams))
     return page.to_text(is_coloured=is_coloured)
 
 
-def _add_head(page: _Page, snapshot: Snapshot, findings: Sequence[Finding]) -> None:
+def title(who: str, snapshot: Snapshot, findings: Sequence[Finding]) -> Text:
+    """Whose figures follow, how long they were kept, and how bad they are."""
     named = sum(each.address != OTHER for each in snapshot.upstreams)
     more = "more than " if named < len(snapshot.upstreams) else ""
     watched = f"watched for {duration(snapshot.watched_seconds)}: {more}{count(named, 'upstream')}"
-    title = [(f"Connection pools of process {snapshot.process}, {watched}", BOLD)]
-    if findings:
-        _, style = _MARKS[min((each.severity for each in findings), key=_RANKS.__getitem__)]
-        title += [(", ", BOLD), (count(len(findings), "finding"), f"{BOLD} {style}")]
-    page.add(title, margin=2)
-    about = (
+    return [(f"{who}, {watched}", BOLD), *number_of(findings)]
+
+
+def number_of(findings: Sequence[Finding]) -> Text:
+    """How many findings there are, in the colour of the worst; to be added to a title."""
+    if not findings:
+        return []
+    _, style = _MARKS[min((each.severity for each in findings), key=RANKS.__getitem__)]
+    return [(", ", BOLD), (count(len(findings), "finding"), f"{BOLD} {style}")]
+
+
+def about(snapshot: Snapshot) -> Text:
+    """When and by what it was taken."""
+    facts = (
         f"{snapshot.taken_at[:19].replace('T', ' ')} UTC",
         f"pool_telemetry {snapshot.version}",
         f"urllib3 {snapshot.urllib3_version}",
         f"Python {snapshot.python_version}",
     )
-    page.add([(f"{TIE}· ".join(clean(each).replace(" ", TIE) for each in about), DIM)], margin=2)
+    return [(f"{TIE}· ".join(clean(each).replace(" ", TIE) for each in facts), DIM)]
+
+
+def add_figures(page: Page, snapshot: Snapshot, findings: Sequence[Finding]) -> None:
+    """All upstreams of a process, each with its findings."""
     if not snapshot.is_installed:
         page.add([("Nothing is watched at present: call pool_telemetry.install().", WARNING)], margin=2)
+    by_name = _by_upstream(findings)
+    upstreams, rest = shown_and_rest(snapshot, findings)
+    said: set[str] = set()
+    for upstream in upstreams:
+        page.skip()
+        _add_upstream(page, upstream)
+        _add_findings(page, by_name.pop(upstream.name, ()), said)
+    if rest:
+        page.skip()
+        its_findings = sum(len(by_name.pop(each.name, ())) for each in rest)
+        more = f"and {count(len(rest), 'more upstream', 'more upstreams')}: "
+        page.add([(more, BOLD), (in_short(rest, its_findings), "")], margin=2)
+    for unplaced, of_it in by_name.items():
+        page.skip()
+        page.add([(clean(unplaced), BOLD)], margin=2)
+        _add_findings(page, of_it, said)
 
 
-def _add_upstream(page: _Page, upstream: UpstreamSnapshot) -> None:
+def shown_and_rest(
+    snapshot: Snapshot, findings: Sequence[Finding]
+) -> tuple[list[UpstreamSnapshot], list[UpstreamSnapshot]]:
+    """The upstreams of which a page tells each apart, in order, and those that it sums up."""
+    # A diagnosis tells first what costs most.
+    places = {name: place for place, name in enumerate(_by_upstream(findings))}
+    upstreams = sorted(
+        snapshot.upstreams, key=lambda each: (places.get(each.name, len(places)), -words.checkouts(each), each.name)
+    )
+    return upstreams[:MOST_UPSTREAMS], upstreams[MOST_UPSTREAMS:]
+
+
+def _by_upstream(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
+    """By name, the worst first."""
+    found: dict[str, list[Finding]] = {}
+    for finding in sorted(findings, key=lambda each: RANKS[each.severity]):
+        found.setdefault(finding.upstream, []).append(finding)
+    return found
+
+
+def _add_upstream(page: Page, upstream: UpstreamSnapshot) -> None:
     title, now, rows = list(words.name(upstream)), words.state(upstream), list(words.rows(upstream))
     bar = words.bar(upstream, _BAR_WIDTH)
     with_state = _length(title) + len(_GAP) + _length(now)
@@ -156,12 +146,15 @@ def _length(text: Text) -> int:
     return sum(len(part) for part, _ in text)
 
 
-def _add_findings(page: _Page, findings: Sequence[Finding]) -> None:
+def _add_findings(page: Page, findings: Sequence[Finding], said: set[str]) -> None:
     for finding in findings:
         mark, style = _MARKS[finding.severity]
         page.add([(_prose(finding.summary), BOLD)], [("  ", ""), (mark, f"{BOLD} {style}"), (" ", "")])
         margin = " " * (len(mark) + 3)
-        for number, advice in enumerate(finding.advice, 1):
+        for number, each in enumerate(finding.advice, 1):
+            advice = each.replace(RETRY, RETRY_AGAIN) if RETRY in said else each
+            if RETRY in each:
+                said.add(RETRY)
             head = f"{margin}{number}. " if len(finding.advice) > 1 else margin
             page.add([(_prose(advice), "")], [(head, "")])
 
@@ -171,24 +164,24 @@ def _prose(text: str) -> str:
     return plain + "." if plain[-1:].isalnum() or plain[-1:] in (")", "%") else plain
 
 
-def _add_rest(page: _Page, rest: Sequence[UpstreamSnapshot], findings: int) -> None:
-    total, lost = sum(map(words.checkouts, rest)), sum(map(words.dropped, rest))
-    reused = sum(each.checkouts.get("reused", 0) for each in rest)
+def in_short(upstreams: Sequence[UpstreamSnapshot], findings: int = 0) -> str:
+    """What there is to say of many upstreams in half a line."""
+    total, lost = sum(map(words.checkouts, upstreams)), sum(map(words.dropped, upstreams))
+    reused = sum(each.checkouts.get("reused", 0) for each in upstreams)
     facts = (
         count(total, "checkout"),
         f"{words.share(reused, total)}{TIE}reused" if total else "",
         f"{lost:,}{TIE}dropped" if lost else "",
-        f"{sum(len(each.connections) for each in rest):,}{TIE}open",
+        f"{sum(len(each.connections) for each in upstreams):,}{TIE}open",
         count(findings, "finding") if findings else "",
     )
-    more = f"and {count(len(rest), 'more upstream', 'more upstreams')}: "
-    page.add([(more, BOLD), (", ".join(filter(None, facts)), "")], margin=2)
+    return ", ".join(filter(None, facts))
 
 
-def _verdict(snapshot: Snapshot) -> Text:
+def verdict(upstreams: Sequence[UpstreamSnapshot]) -> Text:
     """The last line where nothing was found; it says no more than the figures do."""
-    total = sum(map(words.checkouts, snapshot.upstreams))
-    flaws = ", ".join(text for number, text in _flaws(snapshot.upstreams) if number)
+    total = sum(map(words.checkouts, upstreams))
+    flaws = ", ".join(text for number, text in _flaws(upstreams) if number)
     if flaws:
         return [("No findings.", BOLD), (f" In {count(total, 'checkout')}: {flaws}.", "")]
     if not total:
@@ -212,86 +205,8 @@ def _flaws(upstreams: Sequence[UpstreamSnapshot]) -> Iterator[tuple[int, str]]:
     yield leaked, count(leaked, "leaked connection")
     inherited = sum(each.inherited_connections for each in upstreams)
     yield inherited, count(inherited, "connection of another process", "connections of another process")
-    wasteful = sum(
-        words.checkouts(each) > max(each.active_peak, 1) and not each.checkouts.get("reused") for each in upstreams
-    )
+    # By name: those of several processes may be of one.
+    reused = {each.name for each in upstreams if each.checkouts.get("reused")}
+    unused = {each.name for each in upstreams if words.checkouts(each) > max(each.active_peak, 1)} - reused
+    wasteful = len(unused)
     yield wasteful, count(wasteful, "upstream without any reuse", "upstreams without any reuse")
-
-
-class _Page:
-    """Lines that fit a width."""
-
-    def __init__(self, width: int, *, is_ascii: bool) -> None:
-        self.width = max(width, NARROWEST)
-        self._is_ascii = is_ascii
-        self._lines: list[list[tuple[str, str]]] = []  # characters, each with its style
-
-    def add(self, text: Text, head: Text = (), *, margin: int | None = None) -> None:
-        """A head, and a text that is broken at blanks and goes on at the margin, or else right of the head."""
-        line, cells = self._cells(head), self._cells(text)
-        blank = [(" ", "")] * (len(line) if margin is None else margin)
-        is_begun = False
-        for match in re.finditer("( *)([^ ]+)", "".join(cell for cell, _ in cells)):
-            word = cells[slice(*match.span())]
-            if is_begun and len(line) + len(word) > self.width:
-                self._lines.append(line)
-                line, word = list(blank), cells[slice(*match.span(2))]
-            while len(line) + len(word) > self.width:
-                end = _cut(word, max(self.width - len(line), 1))
-                self._lines.append(line + word[:end])
-                line, word = list(blank), list(itertools.dropwhile(lambda cell: cell[0] == TIE, word[end:]))
-            line += word
-            is_begun = True
-        self._lines.append(line)
-
-    def skip(self) -> None:
-        """An empty line."""
-        self._lines.append([])
-
-    def to_text(self, *, is_coloured: bool) -> str:
-        """All lines, each with its end."""
-        paint = _Painter.if_possible() if is_coloured else None
-        return "".join(_joined(line, paint) + "\n" for line in self._lines)
-
-    def _cells(self, text: Text) -> list[tuple[str, str]]:
-        return [(cell, style) for part, style in text for cell in (_to_ascii(part) if self._is_ascii else part)]
-
-
-def _cut(word: Sequence[tuple[str, str]], room: int) -> int:
-    """Where to cut a word that is too long."""
-    return next((end for end in range(room, room // 2, -1) if word[end - 1][0] in _JOINTS), room)
-
-
-def _to_ascii(text: str) -> str:
-    return "".join(cell if cell.isascii() or cell == TIE else _ASCII.get(cell, ascii(cell)[1:-1]) for cell in text)
-
-
-def _joined(line: Sequence[tuple[str, str]], paint: _Painter | None) -> str:
-    end = len("".join(cell for cell, _ in line).rstrip())
-    parts = [
-        ("".join(cell for cell, _ in cells).replace(TIE, " "), style)
-        for style, cells in itertools.groupby(line[:end], key=lambda cell: cell[1])
-    ]
-    return "".join(paint(part, style) if paint and style else part for part, style in parts)
-
-
-class _Painter:
-    """Puts text in colour, by rich."""
-
-    def __init__(self) -> None:
-        from rich.color import ColorSystem
-        from rich.style import Style
-
-        self._parse = Style.parse
-        self._system = ColorSystem.STANDARD  # the sixteen that a terminal's own theme has made readable
-
-    @classmethod
-    def if_possible(cls) -> _Painter | None:
-        """``None`` without rich."""
-        try:
-            return cls()
-        except ImportError:
-            return None
-
-    def __call__(self, text: str, style: str) -> str:
-        return self._parse(style).render(text, color_system=self._system)

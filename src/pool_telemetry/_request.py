@@ -127,6 +127,7 @@ class RequestHooks:
         if closer.is_urlopen:
             connection.has_failed = True
             book.put_back(connection)  # a None comes back in its place
+            connection.pool.freed_at = monotonic_ns()
             self._tell_lost_race(connection)  # if a Retry of the application's own has not let it come by
         elif was_out:
             book.missing.add(connection)

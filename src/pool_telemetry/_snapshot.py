@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-#: Of the data's shape; a reader refuses what is newer.
+#: Of the data's shape; a reader refuses what is newer. What is only added does not raise it: an older reader passes it
+#: by, and this one does without it where an older version has left none.
 SCHEMA = 1
 
 
@@ -85,7 +86,8 @@ class UpstreamSnapshot:
 
     Attributes:
         scheme: ``http`` or ``https``.
-        address: host name, IP address, or path of a unix socket; ``_OTHER`` beyond ``max_upstreams``.
+        address: host name, IP address, or path of a unix socket; ``_OTHER`` beyond ``max_upstreams``; ``_INVALID``
+            for what is no host's name, and may hold a password.
         port: ``None`` for a unix socket and for ``_OTHER``.
         pools: those that live.
         checkouts: by outcome.
@@ -110,6 +112,7 @@ class UpstreamSnapshot:
         failed_wait_seconds: of those that did not.
         connection_seconds: life of connections that have ended.
         requests_per_connection: answered by connections that have ended.
+        lost_race_idle_seconds: of connections whose request failed before a byte of its response came, by reason.
     """
 
     scheme: str
@@ -138,6 +141,7 @@ class UpstreamSnapshot:
     failed_wait_seconds: Durations | None
     connection_seconds: Durations | None
     requests_per_connection: Durations | None
+    lost_race_idle_seconds: dict[str, Durations] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -193,13 +197,7 @@ class Snapshot:
         Raises:
             ValueError: the data is none, or of a newer schema.
         """
-        if not isinstance(data, Mapping) or not isinstance(data.get("schema"), int):
-            raise ValueError("this is no snapshot of pool_telemetry: it has no number called 'schema'")
-        if data["schema"] > SCHEMA:
-            raise ValueError(
-                f"the snapshot is of schema {data['schema']}, made by pool_telemetry {data.get('version')}: "
-                f"this one reads up to {SCHEMA}"
-            )
+        check_schema(data, "snapshot", "schema", SCHEMA)
         found: Snapshot = _read(cls, data, "snapshot")
         return found
 
@@ -217,6 +215,27 @@ class Snapshot:
         return cls.from_dict(data)
 
 
+def check_schema(data: Any, kind: str, key: str, newest: int) -> None:
+    """Refuse plain data that is of another kind, or newer than what can be read.
+
+    Args:
+        data: what was kept.
+        kind: what it should be, as messages call it.
+        key: under which it has the version of its shape.
+        newest: the version up to which it can be read.
+
+    Raises:
+        ValueError: it is so.
+    """
+    if not isinstance(data, Mapping) or type(data.get(key)) is not int:
+        raise ValueError(f"this is no {kind} of pool_telemetry: it has no number called {key!r}")
+    if data[key] > newest:
+        raise ValueError(
+            f"the {kind} is of schema {data[key]}, made by pool_telemetry {data.get('version')}: "
+            f"this one reads up to {newest}"
+        )
+
+
 def _read(kind: Any, value: Any, where: str) -> Any:
     """A value of this type, made of plain data."""
     origin, arguments = get_origin(kind), get_args(kind)
@@ -231,17 +250,18 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return {name: _read(arguments[1], each, f"{where}.{name}") for name, each in value.items()}
     if isinstance(kind, type) and hasattr(kind, "__dataclass_fields__") and isinstance(value, Mapping):
         hints = get_type_hints(kind)
-        missing = [field.name for field in fields(kind) if field.name not in value]
+        missing = [each.name for each in fields(kind) if each.name not in value and not _has_default(each)]
         if missing:
             raise ValueError(f"the snapshot lacks {where}.{missing[0]}")
-        return kind(
-            **{
-                field.name: _read(hints[field.name], value[field.name], f"{where}.{field.name}")
-                for field in fields(kind)
-            }
-        )
+        there = [each.name for each in fields(kind) if each.name in value]
+        return kind(**{name: _read(hints[name], value[name], f"{where}.{name}") for name in there})
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind in (str, int, float, bool) and isinstance(value, kind) and isinstance(value, bool) is (kind is bool):
         return value
     raise ValueError(f"{where} of the snapshot is {value!r}")
+
+
+def _has_default(of: Field[Any]) -> bool:
+    """Whether it was added later: older snapshots lack it."""
+    return of.default_factory is not MISSING

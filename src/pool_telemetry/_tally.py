@@ -9,7 +9,8 @@ from ._lifecycle import SUPPRESSED, DropPhase, Outcome
 from ._records import Book, CheckedOut, Closed, Dropped, FinSeen, PoolRecord, SetUp
 
 # Kinds of durations, named as the snapshot names them; some are kept apart by a word more.
-IDLE, DROPPED_IDLE, REMOTE_CLOSE, CLOSE_WAIT = "idle", "dropped_idle", "remote_close", "close_wait"
+IDLE, DROPPED_IDLE, LOST_RACE_IDLE = "idle", "dropped_idle", "lost_race_idle"
+REMOTE_CLOSE, CLOSE_WAIT = "remote_close", "close_wait"
 SETUP, FAILED_SETUP, SETUP_PHASE = "setup", "failed_setup", "setup_phase"
 WAIT, FAILED_WAIT, CONNECTION, REQUESTS = "wait", "failed_wait", "connection", "requests_per_connection"
 
@@ -24,6 +25,9 @@ def tally(sample: Any) -> None:
     elif isinstance(sample, Closed):
         _add(sample.connection.pool, CONNECTION, sample.age_ns)
         _add(sample.connection.pool, REQUESTS, sample.served)
+        lost = sample.drop
+        if lost is not None and lost.use is not SUPPRESSED:
+            _add(lost.connection.pool, LOST_RACE_IDLE, lost.idle_ns, lost.reason.value)
     elif sample.use is SUPPRESSED:
         return
     elif isinstance(sample, Dropped):

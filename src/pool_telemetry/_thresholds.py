@@ -18,6 +18,11 @@ LONGEST_KEEPALIVE = 350
 LEAST_LOST = 3
 #: Of requests on reused connections: more breaks the three nines that are promised nearly everywhere.
 LOST_SHARE = 0.001
+#: Seconds between a server's close and the request that loses to it: a FIN and a request that pass each other on the
+#: longest of ways, and a busy thread at either end. Never more than LIMIT_SPREAD of the limit, or LIMIT_SLACK.
+RACE_WINDOW = 0.25
+#: So many times as long as half of those lost had others lain idle, and went on: no spread of one limit is so wide.
+SURVIVED_TIMES = 2
 #: Fewer are what any pool holds after a quiet minute.
 LEAST_PARKED = 5
 #: As many as requests keeps for each host: fewer are not worth a setting.

@@ -18,9 +18,11 @@ from urllib.parse import unquote, urlsplit
 from urllib3.exceptions import ClosedPoolError
 from urllib3.util.proxy import connection_requires_http_tunnel
 
-from ._lifecycle import CloseReason, Upstream
+from ._lifecycle import INVALID, CloseReason, Upstream
 
 _INCREMENT = ("method", "url", "response", "error", "_pool", "_stacktrace")
+# What stands in a URL beside the host. A pool that was given all of it as its host cannot connect, but it is seen.
+_NOT_IN_HOSTS = frozenset("/?#@\\")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -34,7 +36,14 @@ def upstream_of(pool: Any) -> Upstream:
     proxy = getattr(pool, "proxy", None)
     if proxy is not None and not is_tunnelled(pool):
         host, port, scheme = proxy.host, proxy.port, proxy.scheme or scheme
-    return Upstream(str(host or "").strip("[]").lower(), port or _DEFAULT_PORTS.get(scheme), scheme)
+    return Upstream(_host(host).strip("[]").lower(), port or _DEFAULT_PORTS.get(scheme), scheme)
+
+
+def _host(given: Any) -> str:
+    """A host's name as it is given, but nothing that a user, a path or a query may be part of."""
+    name = str(given or "")
+    # urllib3 takes for a host what a user before it was quoted together with.
+    return INVALID if set(name) & _NOT_IN_HOSTS or "@" in unquote(name) else name
 
 
 def _unix_path(pool: Any) -> str | None:
@@ -96,6 +105,14 @@ def pooled(pool: Any) -> tuple[Any, ...] | None:
         return None
 
 
+def has_any_pooled(pool: Any) -> bool:
+    """Whether a checkout would find something in the queue, without taking its mutex; not if it cannot be read."""
+    try:
+        return len(pool.pool.queue) > 0
+    except (AttributeError, TypeError):  # the pool has been closed; or the queue is of another make
+        return False
+
+
 def proxy_of(conn: Any) -> tuple[bool, str | None]:
     """Whether a connection is to be tunnelled, and its proxy's scheme."""
     proxy = getattr(conn, "proxy", None)
@@ -116,7 +133,7 @@ def lookup_name(address: Any) -> str | None:
     """The name that connecting to an address looks up; ``None`` for an IP address."""
     if not isinstance(address, tuple) or not address:
         return None
-    name = str(address[0]).strip("[]")
+    name = _host(address[0]).strip("[]")
     try:
         ipaddress.ip_address(name.partition("%")[0])
     except ValueError:

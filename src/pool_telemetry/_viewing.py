@@ -63,6 +63,7 @@ def view_book(
         failed_wait_seconds=kinds.alone(_tally.FAILED_WAIT),
         connection_seconds=kinds.alone(_tally.CONNECTION),
         requests_per_connection=kinds.alone(_tally.REQUESTS, unit=1),
+        lost_race_idle_seconds=kinds.by_word(_tally.LOST_RACE_IDLE),
     )
 
 

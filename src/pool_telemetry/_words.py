@@ -251,8 +251,16 @@ def _drop_row(upstream: UpstreamSnapshot) -> Iterator[Row]:
         told = _ranked(found)
         lost = total - sum(found.values())
         if lost:
-            told.append(count(lost, f"lost{TIE}race"))
+            told.append(count(lost, f"lost{TIE}race") + _idle_before(upstream.lost_race_idle_seconds.values()))
         yield Row("dropped", total, _listed([(each, "")] for each in told))
+
+
+def _idle_before(races: Iterable[Durations]) -> str:
+    """After how long, to be compared with the server's limit."""
+    known = [each for each in races if each.count]
+    if not known:
+        return ""
+    return f" after {_span(min(each.minimum for each in known), max(each.maximum for each in known), 3)} idle"
 
 
 def _idle_row(idle: Mapping[str, Durations]) -> Iterator[Row]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,9 +16,9 @@ import urllib3
 
 import pool_telemetry
 from misbehaving import Server
-from pool_telemetry import Finding
+from pool_telemetry import Finding, _lost_races
 from tests.live.apart import in_child, run_apart
-from tests.live.wire import PROTOCOLS, READABLE, pooled, wait_for_peer, wait_until
+from tests.live.wire import PROTOCOLS, READABLE, before_sending, pooled, wait_for_peer, wait_until
 from tests.programs import needs_fork
 from tests.support import Telemetry, manager
 
@@ -78,6 +80,77 @@ def test_lost_races(telemetry: Telemetry, path: str) -> None:
         finding = the_only_finding()
     assert finding.name == "lost_races"
     assert finding.evidence["affected"] == finding.evidence["reused"] == 3
+    assert finding.summary.endswith(" 3).")  # why, there is nothing to tell by
+
+
+def hold(http: urllib3.PoolManager, server: Server, number: int) -> None:
+    """Take so many connections out at once, and give them back."""
+    for response in [http.request("GET", f"{server.url}/ok", preload_content=False) for _ in range(number)]:
+        response.drain_conn()
+
+
+def test_races_lost_to_the_keepalive_by_a_hair(telemetry: Telemetry) -> None:
+    def let_the_limit_pass(conn: Any) -> None:
+        if conn.sock is not None:  # otherwise it was over before the check, which has seen it
+            wait_for_peer(conn.sock)
+
+    telemetry.install()
+    with Server(keepalive=1) as server, manager(maxsize=5) as http:
+        hold(http, server, 5)
+        for conn in pooled(http.connection_from_url(server.url)):
+            wait_for_peer(conn.sock)
+        pool_telemetry.snapshot()  # which sees when each of them came
+        http.clear()
+        for _ in range(30):  # on a busy machine some come too late, and find the connection closed
+            http.request("GET", f"{server.url}/ok")
+            time.sleep(0.9)
+            before_sending(http.connection_from_url(server.url), let_the_limit_pass)
+            http.request("GET", f"{server.url}/ok")
+            (upstream,) = pool_telemetry.snapshot().upstreams
+            if upstream.closed_connections["lost_race"] == 3:
+                break
+        finding = the_only_finding()
+    assert finding.name == "lost_races"
+    assert "they lost to its keep-alive limit by a hair" in finding.summary
+    assert "Set the keep-alive limit" in finding.advice[1]
+    assert finding.evidence["idle_p05_seconds"] >= 0.9
+
+
+def test_races_lost_in_restarts_of_the_server(telemetry: Telemetry) -> None:
+    telemetry.install()
+    with contextlib.ExitStack() as stack, manager(maxsize=4) as http:
+        server = stack.enter_context(Server())
+        for _ in range(5):
+            hold(http, server, 4)
+            time.sleep(0.3)
+
+        def restart(_: object) -> None:
+            stack.close()
+            stack.enter_context(Server(port=server.port))
+
+        for _ in range(3):
+            http.request("GET", f"{server.url}/ok")
+            before_sending(http.connection_from_url(server.url), restart)
+            http.request("GET", f"{server.url}/ok")
+        finding = the_only_finding()
+    assert (finding.name, finding.evidence["affected"]) == ("lost_races", 3)
+    assert "it looks like restarts or crashes of the server" in finding.summary
+    assert finding.evidence["survived_idle_seconds"] >= 0.3 * 0.99
+
+
+def test_races_lost_to_what_forgets_idle_connections(telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_lost_races, "SHORTEST_MEMORY", 0.3)  # no test waits for as long as a NAT does
+    telemetry.install()
+    with Server() as server, manager() as http:
+        for _ in range(3):
+            for _ in range(60):
+                http.request("GET", f"{server.url}/ok")
+            time.sleep(0.3)
+            http.request("GET", f"{server.url}/lost-rst")
+        finding = the_only_finding()
+    assert (finding.name, finding.evidence["affected"]) == ("lost_races", 3)
+    assert "a NAT, firewall or load balancer on the way had forgotten them" in finding.summary
+    assert finding.evidence["survived_idle_seconds"] < 0.3 * 0.99 <= finding.evidence["idle_p05_seconds"]
 
 
 def test_a_blocking_pool_with_too_many_threads(telemetry: Telemetry) -> None:

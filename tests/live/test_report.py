@@ -65,6 +65,10 @@ ENDS = {
     "end": ("", 0),
     "sys.exit": ("sys.exit(3)", 3),
     "exception": ("1 / 0", 1),
+    "Ctrl-C": (
+        "import signal; signal.signal(2, signal.default_int_handler); os.kill(os.getpid(), 2)",
+        -2,
+    ),
     "uninstalled": ("pool_telemetry.uninstall()", 0),
 }
 
@@ -115,3 +119,35 @@ def test_installed_anew_without_it_none_is_printed_and_with_it_twice_one() -> No
 def test_before_install_it_says_so() -> None:
     page = programs.run("import sys, pool_telemetry; pool_telemetry.report(sys.stdout)")
     assert "install()" in page
+
+
+PILE = """
+    import select
+    http = urllib3.PoolManager(maxsize=6)
+    answers = [http.request("GET", sys.argv[1] + "/fin/0.1", preload_content=False) for _ in range(6)]
+    for answer in answers:
+        answer.drain_conn()
+    for conn in tuple(http.connection_from_url(sys.argv[1]).pool.queue):
+        assert select.select([conn.sock], [], [], 5)[0]
+    """
+
+
+def test_at_exit_it_tells_what_the_pools_held_when_the_program_ended() -> None:
+    with Server() as server:
+        status, _, err = run(f"    pool_telemetry.install(report_at_exit=True)\n{PILE}", server)
+        assert server.books.ended["fin"] == 6
+    assert status == 0
+    assert "6 idle, of which 6 in CLOSE_WAIT" in err
+    assert "6 of 6 connections lie in the pools closed by the other side" in " ".join(err.split())
+
+
+def test_what_comes_after_python_has_closed_the_pools_is_told_as_well() -> None:
+    # What is registered before the first pool has its turn after urllib3 has closed all of them.
+    begin = "    import atexit\n    pool_telemetry.install(report_at_exit=True)\n    atexit.register(ask)\n"
+    with Server() as server:
+        status, _, err = run(f"{begin}{PILE}", server)
+        assert server.books.requests == 7
+    assert status == 0
+    assert "checkouts  7   reused 0   new 7" in err
+    assert "none open" in err
+    assert "CLOSE_WAIT" not in err

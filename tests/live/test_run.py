@@ -6,56 +6,36 @@ import os
 import signal
 import subprocess
 import sys
-import sysconfig
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from misbehaving import Server
 from pool_telemetry import cli
-from tests.programs import environment, once
+from tests.live.running import (
+    COMMAND,
+    NO_POOLS,
+    PYTHON,
+    RUN,
+    SECONDS,
+    UNREPORTED,
+    Outcome,
+    hooked,
+    outcome_of,
+    surroundings,
+    unreported,
+    write,
+)
+from tests.programs import once
 
 pytestmark = once
-SECONDS = 60
-PYTHON = [sys.executable]
-COMMAND = [os.path.join(sysconfig.get_path("scripts"), "pool-telemetry")]
-RUN = [*COMMAND, "run"]
 
 
-class Outcome(NamedTuple):
-    """What a program shows to the world."""
-
-    code: int
-    out: bytes
-    err: bytes
-
-
-def outcome_of(command: Sequence[str], folder: Path, env: Mapping[str, str], stdin: bytes = b"") -> Outcome:
-    done = subprocess.run(command, cwd=folder, env=env, input=stdin, capture_output=True, timeout=SECONDS)
-    return Outcome(done.returncode, done.stdout, done.stderr)
-
-
-def surroundings(**variables: str | None) -> dict[str, str]:
-    """An environment with these variables; ``None`` takes one away."""
-    found = {**environment(), **variables}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def hooked(env: Mapping[str, str]) -> dict[str, str]:
-    """The environment with the hook in it, as documented for a shell."""
-    path = env.get("PYTHONPATH")
-    return {**env, "PYTHONPATH": f"{cli.HOOK}{os.pathsep}{path}" if path else cli.HOOK}
-
-
-def write(folder: Path, files: Mapping[str, str]) -> None:
-    for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(text), encoding="utf-8")
+@pytest.fixture(autouse=True)
+def _what_killed_programs_leave_goes_with_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
 # As under python, byte for byte
@@ -66,8 +46,9 @@ FILES = {
         print(sys.argv, sys.orig_argv, sys.path, sys.flags, sys.warnoptions)
         print(__name__, __file__, __spec__ and __spec__.origin, sorted(globals()), sorted(sys.modules))
         import os, signal
-        print(os.getcwd(), sorted((name, text) for name, text in os.environ.items() if name != "PYTHONPATH"))
-        print([(number, signal.getsignal(number)) for number in sorted(signal.valid_signals())])
+        differ = "PYTHONPATH", "POOL_TELEMETRY_RUN"  # and the handler of SIGTERM
+        print(os.getcwd(), sorted((name, text) for name, text in os.environ.items() if name not in differ))
+        print([(number, signal.getsignal(number)) for number in sorted(signal.valid_signals() - {signal.SIGTERM})])
         print(sys.stdin, sys.stdout, sys.stderr, sys.getrecursionlimit(), sys.excepthook)
         """,
     "package/__init__.py": "print(__name__, __file__)",
@@ -133,6 +114,7 @@ class Case:
     shows: str = ""
     stdin: bytes = b""
     variables: Mapping[str, str | None] = field(default_factory=dict)
+    is_reported: bool = True
 
 
 CASES = {
@@ -155,8 +137,8 @@ CASES = {
     "code in one word": Case(["-cimport sys; print(sys.argv)", "--export", "--spans", "all"], shows="'--spans', 'all'"),
     "Python's options": Case(["-W", "ignore", "-uXdev", "surroundings.py", "--export"], shows="dev_mode=True"),
     "end of Python's options": Case(["--", "surroundings.py", "--", "-m"], shows="surroundings"),
-    "module without a name": Case(["-m"], 2, "Argument expected for the -m option"),
-    "unknown option of Python's": Case(["-Z", "surroundings.py"], 2, "Unknown option: -Z"),
+    "module without a name": Case(["-m"], 2, "Argument expected for the -m option", is_reported=False),
+    "unknown option of Python's": Case(["-Z", "surroundings.py"], 2, "Unknown option: -Z", is_reported=False),
     "code": Case(["-c", "import sys; print(sys.argv, sys.path, __name__)", "-x", "--", "y"], shows="'-x', '--'"),
     "code that raises": Case(["-c", "1 / 0"], 1, "ZeroDivisionError"),
     "standard input": Case(
@@ -170,7 +152,7 @@ CASES = {
     "exit with text": Case(["exits.py", "'text'"], 1, "text"),
     "exit with 3": Case(["exits.py", "3"], 3),
     "exit with None": Case(["exits.py", "None"], 0),
-    "os._exit": Case(["leaves.py"], 7),
+    "os._exit": Case(["leaves.py"], 7, is_reported=False),
     "input": Case(["reads.py"], 1, "name: a b", stdin=b"a\nb\n"),
     "warning": Case(["warns.py"], shows="UserWarning"),
     "warning as an error": Case(["warns.py"], 1, "UserWarning", variables={"PYTHONWARNINGS": "error"}),
@@ -198,7 +180,9 @@ def test_a_program_shows_what_it_shows_under_python(folder: Path, case: Case) ->
     expected = outcome_of([*PYTHON, *case.arguments], folder, env, case.stdin)
     assert expected.code == case.code, expected
     assert case.shows in (expected.out + expected.err).decode(), expected
-    assert outcome_of([*RUN, *case.arguments], folder, env, case.stdin) == expected
+    assert outcome_of([*UNREPORTED, *case.arguments], folder, env, case.stdin) == expected
+    reported = expected._replace(err=expected.err + NO_POOLS) if case.is_reported else expected
+    assert outcome_of([*RUN, *case.arguments], folder, env, case.stdin) == reported
     assert outcome_of([*PYTHON, *case.arguments], folder, hooked(env), case.stdin) == expected
 
 
@@ -210,7 +194,7 @@ def test_a_sitecustomize_that_fails_says_the_same(folder: Path, path: str) -> No
     assert b"Error in sitecustomize" in expected.err
     assert outcome_of([*PYTHON, *program], folder, hooked(env)) == expected
     # The command is a Python program itself, which has the same sitecustomize.
-    assert outcome_of([*RUN, *program], folder, env) == expected._replace(err=expected.err * 2)
+    assert unreported(outcome_of([*RUN, *program], folder, env)) == expected._replace(err=expected.err * 2)
 
 
 def test_the_hook_comes_first_and_once_however_often_it_is_there(folder: Path) -> None:
@@ -224,7 +208,7 @@ def test_the_hook_comes_first_and_once_however_often_it_is_there(folder: Path) -
     behind = surroundings(PYTHONPATH=f"user{os.pathsep}{cli.HOOK}")
     again = ["-m", "pool_telemetry", "run"]
     for command in (RUN, [*RUN, *again], [*RUN, *again, *again]):
-        assert outcome_of([*command, *program], folder, behind) == watched
+        assert unreported(outcome_of([*command, *program], folder, behind)) == watched
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="missing: signals")
@@ -257,7 +241,9 @@ print("never")
     expected = signalled(PYTHON, env)
     assert expected.code == -number
     assert shows in expected.err
-    assert signalled(RUN, env) == expected
+    assert signalled(UNREPORTED, env) == expected
+    reported = signalled(RUN, env)
+    assert (reported if number == signal.SIGUSR1 else unreported(reported)) == expected
     assert signalled(PYTHON, hooked(env)) == expected
 
 
@@ -304,7 +290,7 @@ def test_a_dropped_connection_is_told_of_a_program_and_of_its_children(tmp_path:
         assert outcome_of([*PYTHON, *program], tmp_path, env) == (0, b"", b"")
         by_command = outcome_of([*RUN, "--export", *program], tmp_path, env)
         by_hook = outcome_of([*PYTHON, *program], tmp_path, hooked(env) | {"POOL_TELEMETRY_EXPORT": "true"})
-        for code, out, err in (by_command, by_hook):
+        for code, out, err in (unreported(by_command), by_hook):
             assert (code, err) == (0, b"")
             assert out.count(f'"name": "HTTP connection_dropped {server.host}:{server.port}"'.encode()) == 1
             assert b'"name": "urllib3.pool.dropped_connections"' in out
@@ -330,7 +316,7 @@ print("pool_telemetry" in sys.modules)
             NO_PROXY="*",
         )
         outcome = outcome_of([*RUN, "--export", "-c", program, server.url], tmp_path, env)
-        assert outcome == (0, b"False\nok\nTrue\n", b"")
+        assert unreported(outcome) == (0, b"False\nok\nTrue\n", b"")
         assert server.books.requests == 1
         assert receiver.books.requests >= 2
 
@@ -359,9 +345,9 @@ def test_gevent_can_patch_first(tmp_path: Path) -> None:
             env = surroundings(**CONSOLE)
             expected = outcome_of([*PYTHON, *program], tmp_path, env)
             assert expected == (0, b"True ['ok', 'ok', 'ok', 'ok', 'ok', 'ok']\n", b"")
-            assert outcome_of([*RUN, *program], tmp_path, env) == expected
+            assert unreported(outcome_of([*RUN, *program], tmp_path, env)) == expected
             assert outcome_of([*PYTHON, *program], tmp_path, hooked(env)) == expected
-            told = outcome_of([*RUN, "--export", *program], tmp_path, env)
+            told = unreported(outcome_of([*RUN, "--export", *program], tmp_path, env))
             assert (told.code, told.err) == (0, b"")
             assert told.out.count(b'"name": "TLS client handshake') == 3
             assert told.out.count(b'"name": "HTTP connection_setup') == 6
@@ -394,7 +380,7 @@ if not {patch!r}:
     after = vars(HTTPConnectionPool)["__init__"]
     print(before is not after, type(after).__name__)
 """
-    outcome = outcome_of([*RUN, "-c", program], tmp_path, surroundings(PYTHONWARNINGS="error"))
+    outcome = unreported(outcome_of([*RUN, "-c", program], tmp_path, surroundings(PYTHONWARNINGS="error")))
     shows = b"localhost 2\nTrue\n" + (b"" if patch else b"True function\n")
     assert outcome == (0, shows, b"")
 
@@ -419,7 +405,7 @@ TWO_POOLS = "import urllib3; print([urllib3.HTTPConnectionPool(host).host for ho
 
 def test_an_unsupported_urllib3_is_one_warning_and_the_program_goes_on(tmp_path: Path) -> None:
     write(tmp_path, OLD)
-    code, out, err = outcome_of([*RUN, "-c", TWO_POOLS], tmp_path, surroundings())
+    code, out, err = unreported(outcome_of([*RUN, "-c", TWO_POOLS], tmp_path, surroundings()))
     assert (code, out) == (0, b"['a', 'b']\n")
     assert err.startswith(b"connection pools are not watched: urllib3 1.25.11 is not supported")
     assert err.count(b"\n") == 1
@@ -439,7 +425,7 @@ def test_a_missing_exporter_is_an_error_of_the_command_but_a_warning_of_the_hook
 
 def test_a_fault_is_one_warning_with_its_traceback(tmp_path: Path) -> None:
     program = "import pool_telemetry; pool_telemetry.install = lambda: 1 / 0; " + TWO_POOLS
-    code, out, err = outcome_of([*RUN, "-c", program], tmp_path, surroundings())
+    code, out, err = unreported(outcome_of([*RUN, "-c", program], tmp_path, surroundings()))
     assert (code, out) == (0, b"['a', 'b']\n")
     assert err.startswith(b"connection pools are not watched: division by zero\nTraceback")
     assert err.count(b"ZeroDivisionError") == 1
@@ -462,7 +448,7 @@ pool_telemetry.install = install
 urllib3.HTTPConnectionPool("a")
 print(len(faults))
 """
-    code, out, err = outcome_of([*RUN, "-c", program], tmp_path, surroundings())
+    code, out, err = unreported(outcome_of([*RUN, "-c", program], tmp_path, surroundings()))
     assert (code, out) == (0, b"2\n")
     assert err.count(b"connection pools are not watched") == 1
 
@@ -479,7 +465,7 @@ def install():
 pool_telemetry.install = install
 print(urllib3.HTTPConnectionPool("a").host, pool_telemetry._instrument._hooks is not None)
 """
-    assert outcome_of([*RUN, "-c", program], tmp_path, surroundings()) == (0, b"b\na True\n", b"")
+    assert unreported(outcome_of([*RUN, "-c", program], tmp_path, surroundings())) == (0, b"b\na True\n", b"")
 
 
 @pytest.mark.parametrize(
@@ -513,7 +499,7 @@ sys.modules["urllib3.connectionpool"] = {stub}
 import colorsys
 print("pool_telemetry" in sys.modules)
 """
-    assert outcome_of([*RUN, "-c", program], tmp_path, surroundings()) == (0, b"False\n", b"")
+    assert unreported(outcome_of([*RUN, "-c", program], tmp_path, surroundings())) == (0, b"False\n", b"")
 
 
 def test_a_lazy_urllib3_is_not_loaded_by_other_imports_and_is_watched_in_the_end(tmp_path: Path) -> None:
@@ -531,7 +517,7 @@ import sched
 print(pool("a").host)
 print(sys.modules["pool_telemetry"]._instrument._hooks is not None)
 """
-    assert outcome_of([*RUN, "-c", program], tmp_path, surroundings()) == (0, b"False\na\nTrue\n", b"")
+    assert unreported(outcome_of([*RUN, "-c", program], tmp_path, surroundings())) == (0, b"False\na\nTrue\n", b"")
 
 
 def test_a_urllib3_that_is_imported_anew_is_watched(tmp_path: Path) -> None:
@@ -542,7 +528,7 @@ for name in [name for name in sys.modules if name.partition(".")[0] == "urllib3"
 {TWO_POOLS}
 print(sys.modules['pool_telemetry']._instrument._hooks is not None, type(urllib3.HTTPConnectionPool.__init__).__name__)
 """
-    outcome = outcome_of([*RUN, "-c", program], tmp_path, surroundings())
+    outcome = unreported(outcome_of([*RUN, "-c", program], tmp_path, surroundings()))
     assert outcome == (0, b"['a', 'b']\nTrue function\n", b"")
 
 
@@ -557,7 +543,7 @@ for name in [name for name in sys.modules if name.partition(".")[0] == "urllib3"
 print(sys.modules["pool_telemetry"]._instrument._hooks)
 """
     expected = (0, b"['a', 'b']\n['a', 'b']\nNone\n", b"")
-    assert outcome_of([*RUN, "-c", program], tmp_path, surroundings()) == expected
+    assert unreported(outcome_of([*RUN, "-c", program], tmp_path, surroundings())) == expected
 
 
 def test_an_interrupt_in_the_course_of_installing_leaves_it_to_the_next_pool(tmp_path: Path) -> None:
@@ -579,7 +565,7 @@ except KeyboardInterrupt:
 {TWO_POOLS}
 print(sys.modules["pool_telemetry"]._instrument._hooks is not None)
 """
-    outcome = outcome_of([*RUN, "-c", program], tmp_path, surroundings())
+    outcome = unreported(outcome_of([*RUN, "-c", program], tmp_path, surroundings()))
     assert outcome == (0, b"interrupted\n['a', 'b']\nTrue\n", b"")
 
 

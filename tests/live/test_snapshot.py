@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 import urllib3
+from opentelemetry import context
+from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 
 import pool_telemetry
 from misbehaving import Server
 from pool_telemetry._snapshot import Durations, Snapshot, UpstreamSnapshot
 from tests import programs
-from tests.live.wire import CLOCKS_AGREE_WITHIN, pooled, wait_for_peer
+from tests.live.wire import CLOCKS_AGREE_WITHIN, PROTOCOLS, before_sending, fin, pooled, rst, wait_for_peer
 from tests.support import Metrics, Telemetry, manager
 
 SECRET = "s3cret"
@@ -118,6 +120,8 @@ def test_it_says_what_the_metrics_say(telemetry: Telemetry) -> None:
                 "http.client.connection.duration": [told.connection_seconds],
                 "urllib3.connection.requests": [told.requests_per_connection],
             }
+            lost_races = {reason: phases["request"] for reason, phases in told.drops.items()}
+            assert {reason: idle.count for reason, idle in told.lost_race_idle_seconds.items()} == some(lost_races)
             for name, durations in histograms.items():
                 expected = metrics.count(name, **upstream), metrics.sum(name, **upstream)
                 assert summed(durations) == pytest.approx(expected), name
@@ -127,6 +131,7 @@ def test_it_says_what_the_metrics_say(telemetry: Telemetry) -> None:
         assert set(some(everything.closed_connections)) >= {"dropped", "lost_race", "response_close", "discarded"}
         assert set(everything.idle_seconds) == {"reused", "replaced"}
         assert set(everything.dropped_idle_seconds) == {"fin", "reset"}
+        assert set(everything.lost_race_idle_seconds) == {"fin"}
         assert set(everything.setup_seconds) == {"new", "replaced", "lost_race"}
         assert set(everything.setup_phase_seconds) == {"connect"}
         assert everything.wait_seconds
@@ -149,6 +154,39 @@ def test_it_needs_neither_an_sdk_nor_metrics() -> None:
     assert programs.run(program).split() == ["999", "999", "False"]
 
 
+def test_what_is_kept_for_it_does_not_grow_with_the_number_of_requests() -> None:
+    program = """
+        import gc, os, tracemalloc, pool_telemetry, urllib3
+        from misbehaving import Server
+        pool_telemetry.install(metrics="off", spans="off")
+        here = os.path.dirname(pool_telemetry.__file__)
+        # Counters of durations have a bound that is far off, and a test of their own.
+        filters = [tracemalloc.Filter(True, here + "/*"), tracemalloc.Filter(False, here + "/_digest.py")]
+
+        def kept():
+            pool_telemetry.snapshot()
+            gc.collect()
+            return len(tracemalloc.take_snapshot().filter_traces(filters).traces)
+
+        def ask(times):
+            for _ in range(times):
+                for path in ("/ok", "/lost", "/close"):
+                    http.request("GET", server.url + path)
+                    blocking.request("GET", path)
+
+        with Server() as server, urllib3.PoolManager() as http:
+            blocking = urllib3.HTTPConnectionPool("127.0.0.1", server.port, block=True)
+            tracemalloc.start()
+            ask(50)
+            before = kept()
+            ask(150)
+            print(before, kept() - before)
+        """
+    before, more = map(int, programs.run(program).split())
+    assert before > 50
+    assert more < 900 / 6  # not even one object for each request of one kind
+
+
 def test_the_servers_keep_alive_limit_is_where_it_closes(telemetry: Telemetry) -> None:
     telemetry.install(metrics="off")
     with Server() as server, manager(server.ca_file) as http:
@@ -163,6 +201,47 @@ def test_the_servers_keep_alive_limit_is_where_it_closes(telemetry: Telemetry) -
     # The kernel counts in jiffies of up to 10 ms.
     assert limit.minimum == pytest.approx(closes[0], abs=0.011)
     assert limit.maximum == pytest.approx(closes[-1], abs=0.011)
+
+
+@pytest.mark.parametrize("tls", PROTOCOLS)
+def test_how_long_a_connection_lay_idle_that_lost_a_race_is_told_by_reason(
+    telemetry: Telemetry, tls: str | None
+) -> None:
+    telemetry.install(metrics="off")
+    with Server(tls=tls) as server, manager(server.ca_file) as http:
+        pool = http.connection_from_url(server.url)
+        took = {}
+        for reason, deed, pause in (("fin", fin, 0.05), ("reset", rst, 0.15)):
+            http.request("GET", f"{server.url}/ok")
+            returned = time.monotonic()
+            time.sleep(pause)
+            before_sending(pool, deed(server))
+            http.request("GET", f"{server.url}/ok")
+            took[reason] = pause, time.monotonic() - returned
+        found = of(server).lost_race_idle_seconds
+        assert {reason: idle.count for reason, idle in found.items()} == {"fin": 1, "reset": 1}
+        for reason, idle in found.items():
+            least, most = took[reason]
+            # A connection is returned a moment before its response is.
+            assert least <= idle.minimum == idle.maximum < most + CLOCKS_AGREE_WITHIN
+
+
+def test_of_a_race_lost_in_what_is_not_watched_in_full_no_idle_time_is_told(telemetry: Telemetry) -> None:
+    with Server() as server, manager(server.ca_file) as http:
+        pool = http.connection_from_url(server.url)
+        http.request("GET", f"{server.url}/ok")
+        telemetry.install(metrics="off")
+        before_sending(pool, fin(server))
+        http.request("GET", f"{server.url}/ok")  # on a connection whose return was not seen
+        before_sending(pool, fin(server))
+        token = context.attach(context.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True))
+        try:
+            http.request("GET", f"{server.url}/ok")
+        finally:
+            context.detach(token)
+        told = of(server)
+    assert told.drops["fin"]["request"] == 2
+    assert told.lost_race_idle_seconds == {}
 
 
 def test_a_connection_is_told_as_it_is(telemetry: Telemetry) -> None:
@@ -290,6 +369,7 @@ def _figures(value: Any) -> Iterable[float]:
     [
         ({"schema": 2, "version": "9.9"}, "of schema 2, made by pool_telemetry 9.9: this one reads up to 1"),
         ({"schema": None}, "this is no snapshot"),
+        ({"schema": True}, "this is no snapshot"),
         ({"process": "1"}, "snapshot.process of the snapshot is '1'"),
         ({"upstreams": [{}]}, r"the snapshot lacks snapshot.upstreams\[0\].scheme"),
         ({"upstreams": None}, "snapshot.upstreams of the snapshot is None"),
@@ -300,6 +380,26 @@ def test_what_is_no_snapshot_is_a_clear_error(change: dict[str, Any], message: s
     data = pool_telemetry.snapshot().to_dict()
     with pytest.raises(ValueError, match=message):
         Snapshot.from_dict({**data, **change})
+
+
+def test_what_older_versions_left_out_is_not_known(telemetry: Telemetry) -> None:
+    telemetry.install()
+    with Server() as server, manager(server.ca_file) as http:
+        for _ in range(4):
+            http.request("GET", f"{server.url}/lost")
+        data = pool_telemetry.snapshot().to_dict()
+    (upstream,) = data["upstreams"]
+    assert upstream.pop("lost_race_idle_seconds")
+    (older,) = Snapshot.from_dict(data).upstreams
+    assert older.lost_race_idle_seconds == {}
+    (finding,) = pool_telemetry.diagnose(Snapshot.from_dict(data))
+    assert (finding.name, finding.evidence["affected"]) == ("lost_races", 3)
+    assert not [name for name in finding.evidence if "idle" in name]
+
+
+def test_what_newer_versions_have_added_is_passed_by() -> None:
+    data = pool_telemetry.snapshot().to_dict()
+    assert Snapshot.from_dict({**data, "of_tomorrow": 1}) == Snapshot.from_dict(data)
 
 
 def test_an_address_of_ipv6_is_written_as_in_a_url(telemetry: Telemetry) -> None:

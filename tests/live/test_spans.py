@@ -103,6 +103,9 @@ def test_every_span_is_internal_and_of_our_scope(telemetry: Telemetry) -> None:
         http = manager(server.ca_file, block=True, maxsize=1)
         drop(server, http)
         http.request("GET", f"{server.url}/ok")
+        holder = hold_slot(http.connection_from_url(server.url), 0.05)
+        http.request("GET", f"{server.url}/ok")
+        holder.join()
         upstream = f"localhost:{server.port}"
         assert {re.sub(r"(?<=socket connect ).*", "…", span.name) for span in telemetry.spans} >= {
             f"HTTP connection_dropped {upstream}",
@@ -490,6 +493,10 @@ def test_spans_lie_within_their_parents_and_phases_follow_each_other(telemetry: 
                     drop(server, http, path)
                 else:
                     http.request("GET", server.url + path)
+        with telemetry.tracer.start_as_current_span("request"):
+            holder = hold_slot(http.connection_from_url(server.url), 0.05)
+            http.request("GET", f"{server.url}/ok")
+            holder.join()
         assert isinstance(request, ReadableSpan)
     ours = {ids(span)[1]: span for span in telemetry.spans}
     every = {ids(span)[1]: span for span in telemetry._exporter.get_finished_spans()}

@@ -21,14 +21,14 @@ def imported_names(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_only_the_export_module_imports_the_sdk() -> None:
+def test_only_the_export_module_and_the_demo_import_the_sdk() -> None:
     importers = {
         path.relative_to(SOURCES).as_posix()
         for path in SOURCES.rglob("*.py")
         for name in imported_names(path)
         if f"{name}.".startswith("opentelemetry.sdk.")
     }
-    assert importers <= {"_export.py"}
+    assert importers <= {"_export.py", "demo/_telemetry.py"}
 
 
 def test_installing_without_export_leaves_the_sdk_unimported() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ import pytest
 
 import pool_telemetry
 from pool_telemetry import Snapshot, cli
+from pool_telemetry._at_end import VARIABLE, Plan
 from pool_telemetry._report import show
+from pool_telemetry._run import RUN_SCHEMA, Run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="missing: exec as POSIX has it")
 
@@ -66,12 +70,17 @@ def test_from_the_first_word_that_is_no_option_of_its_own_all_is_for_python(
     executed: list[Any], program: list[str]
 ) -> None:
     with pytest.raises(Executed):
-        cli.main(["run", *program])
+        cli.main(["run", "--no-report", *program])
     assert executed == [[sys.executable, *program], {}]
     with pytest.raises(Executed):
-        cli.main(["run", "--spans", "off", "--metrics=all", *program])
+        cli.main(["run", "--spans", "off", "--no-report", "--metrics=all", *program])
     expected = {"POOL_TELEMETRY_SPANS": "off", "POOL_TELEMETRY_METRICS": "all"}
     assert executed == [[sys.executable, *program], expected]
+    with pytest.raises(Executed):
+        cli.main(["run", "--every", "60", *program])
+    command, variables = executed
+    assert command == [sys.executable, *program]
+    assert variables.keys() == {VARIABLE}
 
 
 def test_an_option_comes_before_the_environment(executed: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +89,7 @@ def test_an_option_comes_before_the_environment(executed: list[Any], monkeypatch
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
     with pytest.raises(Executed):
-        cli.main(["run", "--spans=off", "--export", "app.py"])
+        cli.main(["run", "--spans=off", "--export", "--no-report", "app.py"])
     assert executed[1] == {
         "POOL_TELEMETRY_SPANS": "off",
         "POOL_TELEMETRY_METRICS": "all",
@@ -101,6 +110,17 @@ def test_an_option_comes_before_the_environment(executed: list[Any], monkeypatch
         (["run", "--span", "off", "app.py"], "pool-telemetry run: unrecognized arguments: --span "),
         (["run", "--spans", "some", "app.py"], "'some'"),
         (["run", "--export=yes", "app.py"], "'yes'"),
+        (["run", "--every", "app.py"], "argument --every: 'app.py' is no number of seconds above 0"),
+        (["run", "--every=0", "app.py"], "argument --every: '0' is no number of seconds above 0"),
+        (["run", "--every", "-1", "app.py"], "argument --every: '-1' is no number of seconds above 0"),
+        (["run", "--every=nan", "app.py"], "argument --every: 'nan' is no number of seconds above 0"),
+        (["run", "--every=inf", "app.py"], "argument --every: 'inf' is no number of seconds above 0"),
+        (["run", "-o"], "argument -o/--output: expected one argument"),
+        (["run", "-o", "kept.json"], "no program is given"),
+        (["run", "-o", "no/folder/kept.json", "app.py"], "cannot write no/folder/kept.json: No such file or directory"),
+        (["run", "--output=/", "app.py"], "cannot write /: Is a directory"),
+        (["run", "--no-report", "-okept.json", "app.py"], "--no-report goes neither with --output nor with --every"),
+        (["run", "--no-report", "--every=1", "app.py"], "--no-report goes neither with --output nor with --every"),
         (["run", "--version", "app.py"], "pool-telemetry run: unrecognized arguments: --version "),
         (["--export", "run", "app.py"], "pool-telemetry: unrecognized arguments: --export "),
         (["hook", "app.py"], "app.py"),
@@ -151,6 +171,78 @@ def test_an_exporter_of_what_is_off_is_not_asked_for(
         cli.main(["run", "--export", *arguments, "app.py"])
 
 
+def test_the_program_is_told_what_to_report_by_one_variable(
+    executed: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    odd = "100%:é\n%3A.json"
+    (tmp_path / odd).write_text("of an earlier run")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "a:b"))
+    with pytest.raises(Executed):
+        cli.main(["run", "-o", odd, "--every", "2.5", "app.py"])
+    plan = Plan.parse(executed[1][VARIABLE])
+    assert plan is not None
+    assert plan.is_of_program()  # exec keeps the number
+    assert (plan.program, plan.every, plan.output) == (os.getpid(), 2.5, str(tmp_path / odd))
+    assert os.path.dirname(plan.folder) == str(tmp_path / "a:b")
+    assert str(Plan.parse(str(plan))) == str(plan)
+    assert (tmp_path / odd).read_text() == ""
+    with pytest.raises(Executed):
+        cli.main(["run", f"-o{odd}", "app.py"])
+    other = Plan.parse(executed[1][VARIABLE])
+    assert other is not None
+    assert (other.every, other.output) == (None, plan.output)
+    assert other.folder != plan.folder
+
+
+def test_in_a_folder_that_is_gone_a_report_that_cannot_be_kept_is_said_so(
+    executed: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["run", "-o", "kept.json", "app.py"])
+    assert (ended.value.code, executed) == (2, [])
+    assert capsys.readouterr().err == "pool-telemetry run: cannot write kept.json: No such file or directory\n"
+
+
+@pytest.mark.parametrize("text", ["", "1", "1:2:3", "x:folder::", "1:folder:soon:", "1:folder:2:file:more"])
+def test_a_variable_that_is_none_of_ours_is_no_plan(text: str) -> None:
+    assert Plan.parse(text) is None
+
+
+def test_where_there_is_no_place_for_a_folder_the_program_is_run_all_the_same(
+    executed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    with pytest.raises(Executed):
+        cli.main(["run", "app.py"])
+    plan = Plan.parse(executed[1][VARIABLE])
+    assert plan is not None
+    assert plan.folder == ""
+
+
+def test_a_run_within_a_run_has_its_own_plan_and_the_folder_of_the_one_whose_process_it_is(
+    executed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for program, is_shared in (os.getpid(), True), (os.getpid() + 1, False):
+        monkeypatch.setenv(VARIABLE, str(Plan(program, "/tmp/outer", 3.0, "/tmp/outer.json")))
+        with pytest.raises(Executed):
+            cli.main(["run", "app.py"])
+        plan = Plan.parse(executed[1][VARIABLE])
+        assert plan is not None
+        assert (plan.program, plan.every, plan.output) == (os.getpid(), None, None)
+        assert (plan.folder == "/tmp/outer") is is_shared
+        with pytest.raises(Executed):
+            cli.main(["run", "--no-report", "app.py"])
+        assert executed[1] == {}
+
+
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_is_that_of_the_command(capfd: pytest.CaptureFixture[str], option: str) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -191,6 +283,12 @@ def kept() -> Snapshot:
     return replace(pool_telemetry.snapshot(), process=4711, upstreams=(), is_installed=True)
 
 
+def a_run(**changes: Any) -> str:
+    """One without pools, with what does not belong there."""
+    run = Run(RUN_SCHEMA, "9.9", 4711, "2025-11-23T09:30:12.123+00:00", (), 0, 0)
+    return json.dumps({**json.loads(run.to_json()), **changes})
+
+
 @pytest.mark.parametrize("is_piped", [False, True])
 def test_what_was_kept_is_shown_as_the_process_itself_would_have(
     is_piped: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -212,8 +310,17 @@ def test_what_was_kept_is_shown_as_the_process_itself_would_have(
     ("text", "told"),
     [
         (None, "No such file"),
-        ("", "it is no JSON (Expecting value"),
+        ("", "it is empty: the program has not ended, or has ended without a word"),
+        ("\n", "it is no JSON (Expecting value"),
         ("[]", "it has no number called 'schema'"),
+        ('{"run_schema": 99, "version": "9.9"}', "the run is of schema 99, made by pool_telemetry 9.9"),
+        ('{"run_schema": true}', "this is no run of pool_telemetry: it has no number called 'run_schema'"),
+        ('{"run_schema": 1}', "the run lacks version"),
+        (a_run(silent="2"), "silent of the run is '2'"),
+        (a_run(running=True), "running of the run is True"),
+        (a_run(program=None), "program of the run is None"),
+        (a_run(processes={}), "processes of the run is {}"),
+        (a_run(processes=[{"schema": 1}]), "in a process of the run: the snapshot lacks snapshot.version"),
         ('{"schema": 99, "version": "9.9"}', "of schema 99, made by pool_telemetry 9.9"),
         ('{"schema": 1}', "the snapshot lacks snapshot.version"),
     ],

@@ -121,6 +121,39 @@ def lost_races(count: int = 3, reused: int = 3000, **more: Any) -> UpstreamSnaps
     return upstream(checkouts=checkouts(reused), drops={"fin": {"checkout": 0, "request": count}}, **more)
 
 
+def lost_after(
+    idle: Durations,
+    reason: str = "fin",
+    *,
+    reused: Durations | None = None,
+    closes: Durations | None = None,
+    known: int = 3,
+    **more: Any,
+) -> UpstreamSnapshot:
+    """An upstream that lost three races after these idle times, as far as they are known."""
+    given = lasting(1, 3000) if reused is None else reused
+    return upstream(
+        checkouts=checkouts(given.count),
+        drops={reason: {"checkout": 0, "request": 3}},
+        idle_seconds={"reused": given},
+        remote_close_seconds=closes,
+        lost_race_idle_seconds={reason: replace(idle, count=known)},
+        **more,
+    )
+
+
+def by_a_hair(idle: Durations, closes: Durations | None = None, **more: Any) -> UpstreamSnapshot:
+    return lost_after(idle, closes=lasting(5, 5) if closes is None else closes, **more)
+
+
+def by_restarts(idle: Durations, reused: Durations, **more: Any) -> UpstreamSnapshot:
+    return lost_after(idle, reused=reused, **more)
+
+
+def by_the_way(idle: Durations, reason: str = "reset", **more: Any) -> UpstreamSnapshot:
+    return lost_after(idle, reason, **more)
+
+
 def parked(count: int, **more: Any) -> UpstreamSnapshot:
     return upstream(pools=(pool(10, *[connection("close_wait")] * count, connection()),), **more)
 
@@ -632,6 +665,129 @@ def test_a_time_is_told_as_precisely_as_matters(seconds: float, told: str) -> No
     assert as_time(seconds) == told
 
 
+# Why races were lost
+
+HAIR, RESTARTS, WAY = "by a hair", "restarts or crashes", "on the way had forgotten them"
+FEW = lasting(1, 16)  # with three lost, eight or more are needed that lay as long
+FEW_SHORT = lasting(0.09, 16)
+# Each at its thresholds; below them its twins, which get the words for what is not known.
+LOST_TO: list[tuple[str, UpstreamSnapshot]] = [
+    (HAIR, by_a_hair(lasting(4.75, to=5.25))),
+    (HAIR, by_a_hair(lasting(0.375, to=0.75), lasting(0.5, 5, to=0.625))),
+    (HAIR, by_a_hair(lasting(0.0, to=0.1), lasting(0.05, 5))),
+    (HAIR, by_a_hair(lasting(4.9), reused=lasting(20, 3000))),  # some others went on: of a limit that was raised, say
+    (HAIR, by_a_hair(lasting(5, 2), known=3)),
+    (RESTARTS, by_restarts(lasting(0.5), lasting(1, 16))),
+    (RESTARTS, by_restarts(lasting(0.02), lasting(0.07, 16))),
+    (RESTARTS, by_restarts(lasting(0, to=1), FEW)),
+    (RESTARTS, by_restarts(lasting(0.5), lasting(1, 16), closes=lasting(5, 5))),
+    (RESTARTS, by_restarts(lasting(0.5), lasting(1, 16), reason="reset")),
+    (WAY, by_the_way(lasting(60), reused=lasting(59, 3000))),
+    (WAY, by_the_way(lasting(60), "timed_out", reused=lasting(59, 3000))),
+    (WAY, by_the_way(lasting(60, to=400), reused=lasting(60, 7))),  # too few to compare with
+    (WAY, by_the_way(lasting(60), reused=lasting(59, 8))),
+]
+LOST_TO_WHATEVER: list[tuple[str, UpstreamSnapshot]] = [
+    ("idle times are not known", replace(by_a_hair(lasting(5)), lost_race_idle_seconds={})),
+    ("idle times of two", by_a_hair(lasting(5), known=2)),
+    ("idle times of half", replace(by_a_hair(lasting(5)), drops={"fin": {"checkout": 0, "request": 6}})),
+    ("a bit too early for the limit", by_a_hair(lasting(4.74, to=5.25))),
+    ("a bit too late for the limit", by_a_hair(lasting(4.75, to=5.26))),
+    ("too early for a short limit", by_a_hair(lasting(0.374, to=0.5), lasting(0.5, 5, to=0.625), reused=FEW_SHORT)),
+    ("too late for a limit of nothing", by_a_hair(lasting(0.0, to=0.101), lasting(0.05, 5), reused=FEW_SHORT)),
+    (
+        "one reason's at the limit, the other's far off",
+        replace(
+            by_a_hair(lasting(5)),
+            drops={"fin": {"checkout": 0, "request": 3}, "reset": {"checkout": 0, "request": 3}},
+            lost_race_idle_seconds={"fin": lasting(5, 3), "reset": lasting(2, 3)},
+        ),
+    ),
+    ("no limit", by_a_hair(lasting(5), lasting(5, 4))),
+    ("none lay twice as long", by_restarts(lasting(0.5), lasting(0.99, 16))),
+    ("none lay noticeably longer", by_restarts(lasting(0.02), lasting(0.069, 16))),
+    ("too few lay twice as long", by_restarts(lasting(0.5), lasting(1, 15))),
+    ("steady gaps at a limit that is not known", by_restarts(lasting(4.9, to=5.1), lasting(4.9, 300, to=5.1))),
+    ("a memory too short for a network", by_the_way(lasting(59.9, to=400))),
+    ("others lay as long", by_the_way(lasting(60), reused=lasting(60, 3000))),
+    ("others of a few lay as long", by_the_way(lasting(60), reused=lasting(60, 8))),
+    ("no reset", by_the_way(lasting(60), "fin")),
+    (
+        "not only resets",
+        replace(
+            by_the_way(lasting(60)),
+            drops={r: {"checkout": 0, "request": 2} for r in ("fin", "reset")},
+        ),
+    ),
+    ("a limit that is known", by_the_way(lasting(60), closes=lasting(5, 5))),
+    ("a unix socket", by_the_way(lasting(60), address="/run/docker.sock", port=None)),
+    *((f"many servers: {cause}", replace(planted, address="_OTHER", port=None)) for cause, planted in LOST_TO),
+]
+
+
+@pytest.mark.parametrize(("cause", "planted"), LOST_TO)
+def test_lost_races_tell_what_their_idle_times_show(cause: str, planted: UpstreamSnapshot) -> None:
+    finding = only(planted)
+    assert finding.name == "lost_races"
+    assert [each for each in (HAIR, RESTARTS, WAY) if each in finding.summary] == [cause]
+    assert finding.advice[0].startswith("Have idempotent requests repeated")
+
+
+@pytest.mark.parametrize("planted", [each for _, each in LOST_TO_WHATEVER], ids=[what for what, _ in LOST_TO_WHATEVER])
+def test_lost_races_whose_idle_times_show_nothing_are_told_without_a_cause(planted: UpstreamSnapshot) -> None:
+    finding = only(planted)
+    assert finding.summary.endswith("after urllib3 had checked it (" + finding.summary.rpartition("(")[2])
+    assert finding.summary.count(";") == 0
+    assert finding.advice == only(replace(planted, lost_race_idle_seconds={})).advice
+    assert len(finding.advice) >= 3
+    assert not [name for name in finding.evidence if "idle" in name or "limit" in name]
+
+
+def test_a_race_lost_to_the_limit_by_a_hair_tells_both_and_what_to_set() -> None:
+    gaps = {"reused": Durations(3000, 3000.0, 0, 0, 1, 1, 2, 4, 6, 9), "replaced": lasting(7, 9)}
+    finding = only(replace(by_a_hair(lasting(4.9, to=5.02)), idle_seconds=gaps))
+    assert finding.summary.endswith(
+        "(fin 3); they had lain idle for 4.90 s to 5.02 s, and the server closes after 5.00 s: they lost to its "
+        "keep-alive limit by a hair."
+    )
+    assert finding.advice[1].startswith("Set the keep-alive limit, of the proxy or load balancer in front")
+    assert "above 7.00 s" in finding.advice[1]
+    assert "nginx keepalive_timeout" in finding.advice[1]
+    assert "more often than every 5.00 s" in finding.advice[2]
+    assert len(finding.advice) == 3
+    assert finding.evidence.items() >= {"idle_p05_seconds": 4.9, "idle_p95_seconds": 5.02, "limit_seconds": 5}.items()
+    assert "above 6.00 s" in only(replace(by_a_hair(lasting(5)), idle_seconds={"reused": gaps["reused"]})).advice[1]
+    alone = only(replace(by_a_hair(lasting(5)), idle_seconds={}))
+    assert "lain idle for 5.00 s, and" in alone.summary
+    assert "above 5.00 s" in alone.advice[1]
+
+
+def test_races_lost_in_restarts_tell_that_others_lay_longer() -> None:
+    finding = only(by_restarts(lasting(0.01, to=0.5), FEW, failed_setup_seconds={"a.B": lasting(1, 2)}))
+    assert finding.summary.endswith(
+        "(fin 3); half of them had lain idle for 255 ms at most, and others went on after 1.00 s: no idle limit ended "
+        "these, it looks like restarts or crashes of the server or its workers."
+    )
+    assert "finish its requests before it stops" in finding.advice[1]
+    assert "keep-alive" not in " ".join(finding.advice)
+    expected = {"idle_median_seconds": 0.255, "survived_idle_seconds": 1, "failed_setups": 2}
+    assert finding.evidence.items() >= expected.items()
+
+
+def test_races_lost_on_the_way_tell_how_long_it_remembers_and_how_to_remind_it() -> None:
+    finding = only(by_the_way(lasting(360, to=900), reused=lasting(1, 3000, to=340)))
+    assert finding.summary.endswith(
+        "(reset 3); nearly all of them had lain idle for 360 s or longer, and 99 % of all that were reused for 340 s "
+        "at most: a NAT, firewall or load balancer on the way had forgotten them, or the server resets what lies idle."
+    )
+    assert "socket.TCP_KEEPIDLE, 60)" in finding.advice[1]
+    assert finding.evidence.items() >= {"idle_p05_seconds": 360, "survived_idle_seconds": 340}.items()
+    alone = only(by_the_way(lasting(90), reused=lasting(90, 7)))
+    assert "all that were reused" not in alone.summary
+    assert "survived_idle_seconds" not in alone.evidence
+    assert "socket.TCP_KEEPIDLE, 45)" in alone.advice[1]
+
+
 # Whatever the figures are
 
 WORDS = ("reused", "new", "replaced", "timed_out", "pool_closed", "lost_race", "response_close", "discarded")
@@ -694,6 +850,7 @@ SOME_UPSTREAMS = st.builds(
     setup_seconds=st.dictionaries(st.sampled_from(WORDS), some_durations()),
     failed_setup_seconds=st.dictionaries(st.just("secret.Error"), some_durations()),
     setup_phase_seconds=st.just({}),
+    lost_race_idle_seconds=st.dictionaries(st.sampled_from((*REASONS, "token=secret")), some_durations()),
     **dict.fromkeys(ALONE, st.none() | some_durations()),
 )
 
@@ -701,7 +858,7 @@ SOME_UPSTREAMS = st.builds(
 @st.composite
 def some_planted(draw: st.DrawFn) -> UpstreamSnapshot:
     """One that has a finding, as a rule: those whose figures are all drawn keep far from most thresholds."""
-    _, _, planted = draw(st.sampled_from(PLANTED))
+    planted = draw(st.sampled_from([*(each for _, _, each in PLANTED), *(each for _, each in LOST_TO)]))
     other = draw(SOME_UPSTREAMS)
     names = draw(st.sets(st.sampled_from([field.name for field in fields(UpstreamSnapshot)]), max_size=4))
     return replace(planted, **{name: getattr(other, name) for name in names})
@@ -740,7 +897,16 @@ HITS = [f"{t.LEAST_HITS} checkouts or more", f"{t.HIT_SHARE:.0%} or more of all"
 STATED = {
     "inherited_connections": [f"{t.LEAST_INHERITED} connection or more"],
     "leaked_slots": [f"{t.LEAST_LEAKED_SLOTS} connection or more"],
-    "lost_races": [f"{t.LEAST_LOST} requests or more", f"{t.LOST_SHARE:.1%} or more of the requests"],
+    "lost_races": [
+        f"{t.LEAST_LOST} requests or more",
+        f"{t.LOST_SHARE:.1%} or more of the requests",
+        f"of {t.LEAST_LOST} or more, and of more than half",
+        f"{t.RACE_WINDOW} s around it, but no more than {t.LIMIT_SPREAD:.0%} of it or {t.LIMIT_SLACK} s",
+        f"{t.LEAST_SURVIVORS} others or more had lain idle {['', 'once', 'twice'][t.SURVIVED_TIMES]} as long",
+        f"{t.LIMIT_SLACK} s longer",
+        f"for {t.SHORTEST_MEMORY} s or longer",
+        f"fewer than {t.LEAST_SURVIVORS} others",
+    ],
     "waiting_for_connection": [
         f"{t.LEAST_TIMED_OUT} checkouts or more",
         f"{t.LEAST_WAITS} or more that got one",

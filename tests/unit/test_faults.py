@@ -32,6 +32,7 @@ from pool_telemetry import (
     _setup,
     _spans,
     _urllib3,
+    _waiting,
     _watch,
 )
 from tests.support import Telemetry, check_laws, manager
@@ -166,6 +167,8 @@ HOOK_PARTS: list[tuple[Any, str]] = [
     (_setup.Setup, "phases"),
     *((_kernel, name) for name in ("inspect_dropped", "inspect_failed", "addresses", "tls_version")),
     *((_urllib3, name) for name in ("upstream_of", "is_relayed", "size_of", "pooled", "proxy_of", "protocol_version")),
+    (_urllib3, "has_any_pooled"),
+    *((_waiting.Ticket, name) for name in ("__init__", "is_served_at_once")),
     *(
         (_urllib3, name)
         for name in ("found_pool_closed", "Closer", "failure_of", "at_hand", "has_response_begun", "is_closed")
@@ -424,7 +427,7 @@ def test_a_fault_in_many_threads_at_once_is_logged_once(
 ) -> None:
     both = threading.Barrier(4)
 
-    def fault(*args: Any) -> Any:
+    def fault(*_: Any, **__: Any) -> Any:
         both.wait(10)
         raise OursError
 

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pool_telemetry._advice import RETRY, RETRY_AGAIN
 from pool_telemetry._finding import Finding, Severity
 from pool_telemetry._report import render, show
 from pool_telemetry._snapshot import SCHEMA, Connection, Durations, Pool, Snapshot, UpstreamSnapshot
@@ -122,6 +123,7 @@ DROPS_AT_5_S = upstream(
         "lost_race": durations(0.04),
     },
     setup_phase_seconds={"tls": durations(0.027), "dns": durations(0.002), "connect": durations(0.012)},
+    lost_race_idle_seconds={"fin": durations(4.99)},
 )
 TOO_SHORT = finding(
     DROPS_AT_5_S,
@@ -145,7 +147,7 @@ Connection pools of process 4711, watched for 2.2 h: 2 upstreams, 1 finding
 https://api.example.com:443                                 █████████████░░░░░░░
   now        3 open: 1 active, 2 idle, of which 2 in CLOSE_WAIT · pool of 10
   checkouts  400   reused 231 (58 %)   new 12 (3 %)   replaced 157 (39 %)
-  dropped    158   FIN 155 · RST 2 · 1 lost race
+  dropped    158   FIN 155 · RST 2 · 1 lost race after 4.99 s idle
   idle       median 6.1 s when found dead (p95 14 s), 800 ms when reused
   closed by  the server after 5.00 s idle (155 seen, 4.98 – 5.03 s)
   set-up     median 41 ms (dns 2, connect 12, tls 27): 6.4 s spent reconnecting
@@ -165,7 +167,7 @@ Connection pools of process 4711, watched for 2.2 h: 2 upstreams, 1 finding
 
 https://api.example.com:443     3 open: 1 active, 2 idle, of which 2 in CLOSE_WAIT · pool of 10     █████████████░░░░░░░
   checkouts  400   reused 231 (58 %)   new 12 (3 %)   replaced 157 (39 %)
-  dropped    158   FIN 155 · RST 2 · 1 lost race
+  dropped    158   FIN 155 · RST 2 · 1 lost race after 4.99 s idle
   idle       median 6.1 s when found dead (p95 14 s), 800 ms when reused
   closed by  the server after 5.00 s idle (155 seen, 4.98 – 5.03 s)
   set-up     median 41 ms (dns 2, connect 12, tls 27): 6.4 s spent reconnecting
@@ -434,6 +436,19 @@ def test_the_bar_shows_every_dead_connection(checkouts: dict[str, int], expected
 )
 def test_drops_are_told_by_how_the_connection_was_ended(drops: dict[str, dict[str, int]], expected: str) -> None:
     assert row("dropped", drops=drops) == expected
+
+
+@pytest.mark.parametrize(
+    ("idle", "expected"),
+    [
+        ({}, "3 lost races"),  # of adopted connections it is not known
+        ({"fin": durations(5)}, "3 lost races after 5.00 s idle"),
+        ({"fin": durations(5, ends=0.02), "reset": durations(0.004)}, "3 lost races after 4.00 ms – 5.02 s idle"),
+    ],
+)
+def test_lost_races_are_told_with_their_idle_times(idle: dict[str, Durations], expected: str) -> None:
+    told = row("dropped", drops={"fin": {"checkout": 7, "request": 3}}, lost_race_idle_seconds=idle)
+    assert told == f"dropped 10 FIN 7 · {expected}"
 
 
 @pytest.mark.parametrize(
@@ -764,3 +779,12 @@ def test_a_pipe_that_nobody_reads_breaks_as_it_does_in_python() -> None:
         show(snapshot(REUSED), [], file)
     with contextlib.suppress(BrokenPipeError):
         file.close()
+
+
+def test_what_several_findings_advise_in_the_same_words_is_said_once() -> None:
+    of = upstream()
+    advice = [f"{RETRY}.", "Something else.", f"A request may fail. {RETRY}"]
+    findings = [finding(of, Severity.HIGH, "It is bad.", each) for each in advice]
+    plain = " ".join(" ".join(page(snapshot(of), *findings)).split())
+    assert plain.count(RETRY) == 1
+    assert plain.index(RETRY) < plain.index("Something else.") < plain.index(f"A request may fail. {RETRY_AGAIN}.")

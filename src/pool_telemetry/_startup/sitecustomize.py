@@ -1,16 +1,28 @@
 """The start-up hook: Python imports it by itself where this folder is on PYTHONPATH.
 
-It is written for any Python 3, as is what it runs: see _first_pool.py.
+It is written for any Python 3, as is what it runs: see _first_pool.py and _at_end.py.
 """
 
 import os
 import sys
 
+TYPE_CHECKING = False  # typing is not imported yet
+if TYPE_CHECKING:
+    from types import ModuleType
 
-def _install() -> None:
+    from pool_telemetry._at_end import Plan
+
+_TELLING = "pool_telemetry._telling"
+
+
+def _install(plan: "Plan | None") -> None:
     import pool_telemetry
     from pool_telemetry import _instrument
 
+    if plan is not None:
+        from pool_telemetry import _telling
+
+        _telling.begin(plan)
     wanted = _instrument.wanted()
     if wanted is None:
         pool_telemetry.install()
@@ -18,13 +30,34 @@ def _install() -> None:
         _instrument.put_in(wanted)
 
 
-def _wait_for_first_pool() -> None:
+def _tell(plan: "Plan") -> bool:
+    from pool_telemetry import _telling
+
+    return _telling.tell(plan)
+
+
+def _wait_for_first_pool(plan: "Plan | None") -> None:
+    _load("_first_pool").FirstPool(lambda: _install(plan)).wait()
+
+
+def _wait_for_the_end() -> "Plan | None":
+    """Also gives the plan of the run that this process is of."""
+    if "POOL_TELEMETRY_RUN" not in os.environ:
+        return None
+    module = _load("_at_end")
+    plan = module.Plan.parse(os.environ[module.VARIABLE])  # type: Plan | None
+    if plan is not None:
+        module.AtEnd(plan, _tell, lambda: _TELLING in sys.modules).wait()
+    return plan
+
+
+def _load(name: str) -> "ModuleType":
     # Not by an import: that would import the package, and what it needs, in every program. With this module's own kind
     # of loader it is compiled once.
-    path = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "_first_pool.py")
-    module = type(sys)("pool_telemetry._first_pool")
+    path = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), name + ".py")
+    module = type(sys)("pool_telemetry." + name)
     type(__loader__)(module.__name__, path).exec_module(module)  # type: ignore[name-defined]  # every module has it
-    module.FirstPool(_install).wait()
+    return module
 
 
 def _leave_no_trace() -> None:
@@ -33,7 +66,7 @@ def _leave_no_trace() -> None:
     del sys.modules[__name__]
 
 
-_wait_for_first_pool()
+_wait_for_first_pool(_wait_for_the_end())
 _leave_no_trace()
 # That of the user. Where there is none, or one that fails, Python takes this error for what it is without us.
 __import__(__name__)

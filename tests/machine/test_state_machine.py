@@ -26,8 +26,8 @@ import pool_telemetry
 from misbehaving import Server
 from pool_telemetry import _kernel
 from tests.live.apart import in_child
-from tests.live.model import CLOSING, DEEDS, LOST, TRUNCATED, Conn, Pool, Refused, Request, Socket, Upstream, World
 from tests.live.wire import ENDED, READABLE, before_sending, wait_for_peer
+from tests.machine.model import CLOSING, DEEDS, LOST, TRUNCATED, Conn, Pool, Refused, Request, Socket, Upstream, World
 from tests.support import Metrics, Telemetry, check_laws
 
 EXAMPLES = os.environ.get("POOL_TELEMETRY_EXAMPLES")

@@ -115,6 +115,8 @@ class Request:
     is_suppressed: bool = False
     thread: str = "main"
     is_streamed: bool = False
+    #: What the server does just before to the connection that comes first.
+    before: str | None = None
     #: What happens between the checkout and the sending.
     midway: str | None = None
 

@@ -145,9 +145,9 @@ class RequestHooks:
         if reason is CloseReason.DROPPED and drop is not None:
             self._watch.local.drops.append(drop)  # for the checkout that is closing it
         lost = drop if reason is CloseReason.LOST_RACE else None
-        closed = Closed(connection, reason, connection.age_ns(now), connection.served(), connection.use_ns, lost)
-        self._watch.ledger.post(closed)
-        self._watch.ledger.samples.append(closed)
+        self._watch.ledger.post(
+            Closed(connection, reason, connection.age_ns(now), connection.served(), connection.use_ns, lost)
+        )
 
     def _reason(self, connection: ConnectionRecord, closer: _urllib3.Closer) -> CloseReason:
         if closer.reason is CloseReason.DROPPED:

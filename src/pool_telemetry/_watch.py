@@ -261,9 +261,6 @@ class Watch:
     def tell_checkout(self, checkout: CheckedOut) -> None:
         """A checkout that was more than a clean reuse."""
         self.ledger.post(checkout)
-        # At once, as elsewhere: an exception of a signal handler that comes in between leaves one without the other.
-        if checkout.waited_ns is not None:
-            self.ledger.samples.append(checkout)
         self.ledger.settle()
         self._flush_if_full()
         self._observe(lambda observer: observer.checked_out(checkout))
@@ -271,7 +268,6 @@ class Watch:
     def tell_set_up(self, set_up: SetUp) -> None:
         """A connection was opened, or could not be."""
         self.ledger.post(set_up)
-        self.ledger.samples.append(set_up)
         set_up.connection.is_open = set_up.error is None
         self.ledger.settle()
         self._flush_if_full()

@@ -16,7 +16,7 @@ import urllib3
 from urllib3 import HTTPConnectionPool
 
 import pool_telemetry
-from misbehaving import Server
+from misbehaving import Server, ServerProcess
 from tests.live.wire import pooled, wait_for_peer
 from tests.support import Telemetry, check_laws
 
@@ -243,3 +243,70 @@ def test_an_error_in_any_call_of_ours_changes_no_request(
         assert run.later == [200] * 4, where
         if run.metrics.points("urllib3.pool.checkouts"):  # otherwise the hooks are off
             check_laws(run.metrics, checkouts=run.calls)
+
+
+# Without much stack
+
+#: So many of our hooks lie below the deepest point of a request: connect() and what it calls.
+FRAMES = 3
+SHALLOWEST, DEEPEST = 5, 50  # frames that are left: too few for any request, and enough for each
+
+
+def least_limit() -> int:
+    """What the stack's limit cannot be less than here."""
+    limit = sys.getrecursionlimit()
+    least = 1
+    while True:
+        try:
+            sys.setrecursionlimit(least)
+        except RecursionError:  # noqa: PERF203 - each is tried
+            least += 1
+        else:
+            sys.setrecursionlimit(limit)
+            return least
+
+
+def with_frames(left: int, act: Callable[[HTTPConnectionPool], str], pool: HTTPConnectionPool) -> str:
+    """Does it with so many frames left; gives what comes of it."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(least_limit() + left)
+    try:
+        return act(pool)
+    except RecursionError as error:
+        return type(error).__name__
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+class ShortOfStack:
+    """One scene with so many frames left."""
+
+    def __init__(self, server: ServerProcess, scene: str, left: int) -> None:
+        prepare, act, _ = SCENES[scene]
+        with HTTPConnectionPool(server.host, server.port, maxsize=SIZE) as pool:
+            prepare(pool)
+            self.result = with_frames(left, act, pool)
+            assert pool.pool is not None
+            self.slots = pool.pool.qsize()
+            self.later = pool.request("GET", "/ok").status
+
+
+@pytest.mark.parametrize("scene", ["new", "reused", "lost", "closing", "closed unread"])
+def test_a_request_gets_along_with_little_stack(scene: str) -> None:
+    with ServerProcess() as server:  # whose own stack is not cut short
+        without: dict[int, ShortOfStack] = {}
+        for left in range(SHALLOWEST, DEEPEST):
+            without[left] = ShortOfStack(server, scene, left)
+        expected = SCENES[scene][2]
+        assert {each.result for each in without.values()} == {"RecursionError", expected}
+        for left in range(SHALLOWEST, DEEPEST):
+            with Telemetry() as telemetry:
+                telemetry.install(metrics="all", spans="notable")
+                run = ShortOfStack(server, scene, left)
+                metrics = telemetry.collect()
+            assert run.slots == SIZE
+            assert run.later == 200
+            if left - FRAMES in without and without[left - FRAMES].result == expected:
+                assert run.result == expected
+            if metrics.points("urllib3.pool.checkouts"):  # otherwise the hooks are off
+                check_laws(metrics)

@@ -339,7 +339,8 @@ class Ledger:
             ):
                 strangers.append(connection)
                 continue
-            lying_here = queues.get(connection.pool)
+            # A pool that is gone has closed what lay in it: the rest is in use.
+            lying_here = queues.get(connection.pool, set())
             is_idle = connection not in book.out if lying_here is None else id(conn) in lying_here
             looks[connection] = Look(is_idle, _kernel.read_state(conn.sock), self._clock())
         if strangers:

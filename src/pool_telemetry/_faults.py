@@ -28,7 +28,12 @@ class Fuse:
 
     def blow(self) -> None:
         """Report the exception that is being handled; raise it again if it is none of ours."""
-        let_signals_pass()
+        error = sys.exc_info()[1]
+        try:
+            let_signals_pass()
+        except Exception as raised:
+            if raised is error:
+                raise  # otherwise there was not even the stack to call it
         try:
             self._unblown.pop()  # two threads may come at once, and one gets it
         except IndexError:

@@ -192,6 +192,7 @@ class Ledger:
             if live is not None:
                 take_up(pool)
                 mark(live, pool)
+        queues = self._queues(book)
         taken_up: set[int] = set()
         for connection in tuple(book.connections):
             conn = connection.conn and connection.conn()
@@ -208,6 +209,9 @@ class Ledger:
                 connection.adopted, connection.returned_at, connection.opened_at = True, None, None
                 connection.is_open = True
                 mark(conn, connection)
+                if not _is_idle(connection, conn, queues, or_else=True):
+                    connection.checked_out_at = self._clock()
+                    book.take(connection)
 
     def reset(self) -> None:
         """Empty books, as a forked child must have them: the parent tells of its own."""
@@ -321,13 +325,18 @@ class Ledger:
         live = pool.pool()
         return live is not None and not self.is_closed(live)
 
-    def _look(self, book: Book) -> dict[ConnectionRecord, Look]:
-        """A look at each connection that is open. Books what ended meanwhile."""
+    def _queues(self, book: Book) -> dict[PoolRecord, set[int] | None]:
+        """What lies in each pool, by id; ``None`` where a queue cannot be read."""
         queues: dict[PoolRecord, set[int] | None] = {}
         for pool in tuple(book.pools):
             live = pool.pool()
             lying = () if live is None else self._pooled(live)
             queues[pool] = None if lying is None else {id(conn) for conn in lying}
+        return queues
+
+    def _look(self, book: Book) -> dict[ConnectionRecord, Look]:
+        """A look at each connection that is open. Books what ended meanwhile."""
+        queues = self._queues(book)
         looks: dict[ConnectionRecord, Look] = {}
         strangers = []
         for connection in tuple(book.connections):
@@ -339,9 +348,7 @@ class Ledger:
             ):
                 strangers.append(connection)
                 continue
-            # A pool that is gone has closed what lay in it: the rest is in use.
-            lying_here = queues.get(connection.pool, set())
-            is_idle = connection not in book.out if lying_here is None else id(conn) in lying_here
+            is_idle = _is_idle(connection, conn, queues, or_else=connection not in book.out)
             looks[connection] = Look(is_idle, _kernel.read_state(conn.sock), self._clock())
         if strangers:
             # A close posts before it acts, so that what ended properly is booked by now. The rest lost its socket
@@ -358,6 +365,15 @@ class _View(NamedTuple):
     reading: Reading
     looks: dict[ConnectionRecord, Look]
     pools: list[PoolRecord]
+
+
+def _is_idle(
+    connection: ConnectionRecord, conn: Any, queues: dict[PoolRecord, set[int] | None], *, or_else: bool
+) -> bool:
+    """Whether a connection lies in its pool; ``or_else`` where that cannot be seen."""
+    # A pool that is gone has closed what lay in it: the rest is in use.
+    lying = queues.get(connection.pool, set())
+    return or_else if lying is None else id(conn) in lying
 
 
 def _socket_of(connection: ConnectionRecord) -> Any:

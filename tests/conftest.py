@@ -38,8 +38,9 @@ TOUCHED = (
 
 def contents() -> list[dict[str, Any]]:
     """What stands in every class and module of urllib3 that is patched."""
-    # Python itself notes __slotnames__ in the class of what is copied.
-    return [{name: value for name, value in vars(owner).items() if name != "__slotnames__"} for owner in TOUCHED]
+    # Python itself notes __slotnames__ in the class of what is copied, and in a module what it was warned of there.
+    noted = ("__slotnames__", "__warningregistry__")
+    return [{name: value for name, value in vars(owner).items() if name not in noted} for owner in TOUCHED]
 
 
 def demand(report: Any) -> None:

@@ -88,25 +88,27 @@ class CheckoutHooks:
 
     def _get_with_care(self, wrapped: Any, pool: Any, args: Any, kwargs: Any) -> Any:
         record = started_at = ticket = None
+        waiting: set[object] = set()
         try:
-            record = record_of(pool) or self._watch.see(pool)
-            started_at = monotonic_ns()  # what it takes us to enter a pool is no wait for a connection
-            if record is not None and record.is_block:
-                ticket = Ticket(pool, record, started_at)
-        except Exception:
-            self._watch.fuse.blow()
-        if record is None or record.book is None:
-            return wrapped(*args, **kwargs)
-        if ticket is not None:
-            record.book.waiting.add(ticket)
-        try:
-            conn = wrapped(*args, **kwargs)
+            try:
+                try:
+                    record = record_of(pool) or self._watch.see(pool)
+                    started_at = monotonic_ns()  # what it takes us to enter a pool is no wait for a connection
+                    if record is not None and record.book is not None and record.is_block:
+                        ticket = Ticket(pool, record, started_at)
+                        waiting = record.book.waiting
+                        waiting.add(ticket)
+                except Exception:
+                    self._watch.fuse.blow()
+                conn = wrapped(*args, **kwargs)
+            finally:
+                waiting -= {ticket}  # no call, which an exception of a signal handler could come in
         except BaseException as error:
-            record.book.waiting.discard(ticket)
-            self._no_connection(record, error, started_at)
+            if record is not None and record.book is not None:
+                self._no_connection(record, error, started_at)
             raise
-        record.book.waiting.discard(ticket)
-        self._checked_out(pool, record, conn, started_at, ticket)
+        if record is not None and record.book is not None:
+            self._checked_out(pool, record, conn, started_at, ticket)
         return conn
 
     def _checked_out(
@@ -262,26 +264,30 @@ class CheckoutHooks:
         def replace(original: Any) -> Any:
             @functools.wraps(original)
             def _put_conn(self: Any, conn: Any) -> Any:
-                if gate and conn is not None:
-                    # Before the host's call: after it another thread may have the connection.
-                    try:
-                        connection = conn._pool_telemetry
-                        is_open = connection.is_open is True
-                    except AttributeError:
-                        is_open = False
-                    except Exception:
-                        let_signals_pass()
-                        is_open = False
-                    try:
-                        if is_open:
-                            now = monotonic_ns()
-                            connection.use_ns += now - connection.checked_out_at
-                            connection.returned_at = now
-                            connection.pool.book.out.discard(connection)
-                        else:
-                            hooks._returned(self, conn, monotonic_ns())
-                    except Exception:
-                        hooks._watch.fuse.blow()
+                try:
+                    if gate and conn is not None:
+                        # Before the host's call: after it another thread may have the connection.
+                        try:
+                            connection = conn._pool_telemetry
+                            is_open = connection.is_open is True
+                        except AttributeError:
+                            is_open = False
+                        except Exception:
+                            let_signals_pass()
+                            is_open = False
+                        try:
+                            if is_open:
+                                now = monotonic_ns()
+                                connection.use_ns += now - connection.checked_out_at
+                                connection.returned_at = now
+                                connection.pool.book.out.discard(connection)
+                            else:
+                                hooks._returned(self, conn, monotonic_ns())
+                        except Exception:
+                            hooks._watch.fuse.blow()
+                except BaseException:  # of a signal handler: with it the pool would lose a slot
+                    original(self, conn)
+                    raise
                 return original(self, conn)
 
             return _put_conn

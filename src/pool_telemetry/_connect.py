@@ -23,15 +23,16 @@ class ConnectHooks:
 
     def connect(self, wrapped: Any, conn: Any, args: Any, kwargs: Any) -> Any:
         """The wrapper of a connection's ``connect``."""
-        connection = record_of(conn)
-        if connection is None or connection.setup is not None:
-            return wrapped(*args, **kwargs)  # a pool that is left alone; or an override that calls super()
+        connection = outer = None
         local = self._watch.local
-        outer = local.setup
         try:
-            connection = self._begin(connection, conn)
+            found: ConnectionRecord | None = record_of(conn)
+            if found is not None and found.setup is None:  # else an override has called super()
+                outer = local.setup
+                connection = self._begin(found, conn)
         except Exception:
             self._watch.fuse.blow()
+        if connection is None:  # a pool that is left alone
             return wrapped(*args, **kwargs)
         try:
             result = wrapped(*args, **kwargs)
@@ -125,7 +126,11 @@ class ConnectHooks:
         return result
 
     def _setup(self) -> Setup | None:
-        return None if self._timing.is_blown else self._watch.local.setup
+        try:
+            return None if self._timing.is_blown else self._watch.local.setup
+        except Exception:
+            self._timing.blow()
+            return None
 
     def _note(self, note: Callable[[int], None]) -> None:
         try:

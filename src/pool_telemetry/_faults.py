@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
 import sys
@@ -29,21 +28,30 @@ class Fuse:
 
     def blow(self) -> None:
         """Report the exception that is being handled; raise it again if it is none of ours."""
-        let_signals_pass()
+        error = sys.exc_info()[1]
+        try:
+            let_signals_pass()
+        except Exception as raised:
+            if raised is error:
+                raise  # otherwise there was not even the stack to call it
         try:
             self._unblown.pop()  # two threads may come at once, and one gets it
         except IndexError:
             return
         self.is_blown = True
         # Each apart: neither a part that cannot be switched off nor a raising filter of the application's logging may
-        # reach the request.
-        with contextlib.suppress(Exception):
+        # reach the request. Not contextlib.suppress, which is a call: there may be no stack left for one.
+        try:  # noqa: SIM105
+            self._switch_off()
+        except Exception:
+            pass
+        try:  # noqa: SIM105
             log.exception(
                 "pool_telemetry has a fault in %s and switches it off; the application's requests are not affected",
                 self._part,
             )
-        with contextlib.suppress(Exception):
-            self._switch_off()
+        except Exception:
+            pass
 
 
 def let_signals_pass() -> None:
@@ -53,7 +61,11 @@ def let_signals_pass() -> None:
     the application's.
     """
     error = sys.exc_info()[1]
-    if error is not None and _is_of_signal_handler(error):
+    try:
+        is_of_handler = error is not None and _is_of_signal_handler(error)
+    except Exception:
+        return  # no stack or no memory is left to look: that is what went wrong
+    if error is not None and is_of_handler:
         raise error
 
 

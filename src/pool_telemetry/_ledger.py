@@ -21,20 +21,15 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from . import _kernel
-from ._lifecycle import OTHER, CloseReason, Outcome, Upstream
+from ._changes import change_of, closed_unseen, enter
+from ._faults import let_signals_pass
+from ._lifecycle import OTHER, Upstream
 from ._reading import Look, Reading, read_book
 from ._records import (
     Adopted,
     Book,
-    CheckedOut,
-    Closed,
     ConnectionRecord,
-    Dropped,
-    Gone,
-    PoolGone,
     PoolRecord,
-    PoolSeen,
-    SetUp,
     mark,
     record_of,
     unmark,
@@ -92,7 +87,6 @@ class Ledger:
         self.samples.clear()
         self.tallied.clear()
         self._posted.clear()
-        self._at_hand: Any = None
         self._books: dict[Upstream, Book] = {}
         self._last: list[Reading] = []
 
@@ -198,12 +192,13 @@ class Ledger:
             if live is not None:
                 take_up(pool)
                 mark(live, pool)
+        queues = self._queues(book)
         taken_up: set[int] = set()
         for connection in tuple(book.connections):
             conn = connection.conn and connection.conn()
             if conn is None or not _same_socket(connection, conn):
                 connection.is_open = False
-                self._apply(_closed_unseen(connection))
+                self._apply(closed_unseen(connection))
             elif id(conn) in taken_up:
                 # A hook that was under way at detach() has adopted what was known: one record is enough.
                 connection.is_open = False
@@ -214,13 +209,13 @@ class Ledger:
                 connection.adopted, connection.returned_at, connection.opened_at = True, None, None
                 connection.is_open = True
                 mark(conn, connection)
+                if not _is_idle(connection, conn, queues, or_else=True):
+                    connection.checked_out_at = self._clock()
+                    book.take(connection)
 
     def reset(self) -> None:
         """Empty books, as a forked child must have them: the parent tells of its own."""
-        # What was only posted has its marks on the application's objects, too.
-        if self._at_hand is not None:
-            self._apply(self._at_hand)
-        self._book()
+        self._book()  # what was only posted has its marks on the application's objects, too
         for book in self._books.values():
             self._inherited.update(filter(None, (_socket_of(each) for each in book.connections)))
         self._unmark()
@@ -247,53 +242,23 @@ class Ledger:
     # Booking: under the lock
 
     def _book(self) -> None:
-        while self._posted:
-            # Kept at hand: a child that is forked in the middle must still find what it marked.
-            self._at_hand = self._posted.popleft()
-            self._apply(self._at_hand)
-            self._at_hand = None
+        posted = self._posted
+        while posted:
+            # It stays there until it is entered: a child that is forked in the middle must still find what it marked,
+            # and an exception of a signal handler leaves it to the next who comes.
+            details = posted[0]
+            try:
+                self._apply(details)
+            except Exception:
+                let_signals_pass()
+                if posted and posted[0] is details:
+                    del posted[0]  # or it would fail for ever
+                raise
 
     def _apply(self, details: Any) -> None:
-        if isinstance(details, (PoolSeen, PoolGone)):
-            self._book_pool(details)
-        elif isinstance(details, CheckedOut):
-            if details.outcome is not Outcome.REUSED:  # those are counted by the connection itself
-                _book_of(details).checkouts[details.outcome] += 1
-            if details.drop is not None:
-                _count(details.drop)
-        else:
-            self._book_connection(_book_of(details.connection), details)
-
-    def _book_pool(self, details: PoolSeen | PoolGone) -> None:
-        book = _book_of(details)
-        if isinstance(details, PoolSeen):
-            book.pools.add(details.pool)
-            book.creations += 1
-        else:
-            book.pools.discard(details.pool)
-
-    def _book_connection(self, book: Book, details: Any) -> None:
-        connection = details.connection
-        if isinstance(details, SetUp):
-            if details.error is None:
-                book.opened += 1
-                book.connections.add(connection)
-        elif isinstance(details, Adopted):
-            book.adopted += 1
-            connection.is_inherited = _socket_of(connection) in self._inherited
-            book.connections.add(connection)
-        elif isinstance(details, Closed):
-            if details.drop is not None:
-                _count(details.drop)
-            if connection in book.connections:  # two threads may close the same one
-                book.connections.discard(connection)
-                book.closed[details.reason] += 1
-                book.take_over(connection, details.use_ns)
-        elif isinstance(details, Gone):
-            if connection in book.connections:
-                # Collected while open: nobody closed it, the socket's own finaliser did.
-                self._apply(_closed_unseen(connection, CloseReason.ABANDONED if details.was_out else None))
-            book.leaked += details.is_leak
+        if isinstance(details, Adopted):
+            details.connection.is_inherited = _socket_of(details.connection) in self._inherited
+        enter(change_of(details), self.samples, self._posted, details)
 
     # Durations
 
@@ -360,13 +325,18 @@ class Ledger:
         live = pool.pool()
         return live is not None and not self.is_closed(live)
 
-    def _look(self, book: Book) -> dict[ConnectionRecord, Look]:
-        """A look at each connection that is open. Books what ended meanwhile."""
+    def _queues(self, book: Book) -> dict[PoolRecord, set[int] | None]:
+        """What lies in each pool, by id; ``None`` where a queue cannot be read."""
         queues: dict[PoolRecord, set[int] | None] = {}
         for pool in tuple(book.pools):
             live = pool.pool()
             lying = () if live is None else self._pooled(live)
             queues[pool] = None if lying is None else {id(conn) for conn in lying}
+        return queues
+
+    def _look(self, book: Book) -> dict[ConnectionRecord, Look]:
+        """A look at each connection that is open. Books what ended meanwhile."""
+        queues = self._queues(book)
         looks: dict[ConnectionRecord, Look] = {}
         strangers = []
         for connection in tuple(book.connections):
@@ -378,8 +348,7 @@ class Ledger:
             ):
                 strangers.append(connection)
                 continue
-            lying_here = queues.get(connection.pool)
-            is_idle = connection not in book.out if lying_here is None else id(conn) in lying_here
+            is_idle = _is_idle(connection, conn, queues, or_else=connection not in book.out)
             looks[connection] = Look(is_idle, _kernel.read_state(conn.sock), self._clock())
         if strangers:
             # A close posts before it acts, so that what ended properly is booked by now. The rest lost its socket
@@ -388,7 +357,7 @@ class Ledger:
             for connection in strangers:
                 if connection in book.connections:
                     connection.is_open = False
-                    self._apply(_closed_unseen(connection))
+                    self._apply(closed_unseen(connection))
         return looks
 
 
@@ -398,13 +367,13 @@ class _View(NamedTuple):
     pools: list[PoolRecord]
 
 
-def _book_of(details: Any) -> Book:
-    book: Book = details.pool.book
-    return book
-
-
-def _count(drop: Dropped) -> None:
-    _book_of(drop.connection).drops[drop.reason, drop.phase] += 1
+def _is_idle(
+    connection: ConnectionRecord, conn: Any, queues: dict[PoolRecord, set[int] | None], *, or_else: bool
+) -> bool:
+    """Whether a connection lies in its pool; ``or_else`` where that cannot be seen."""
+    # A pool that is gone has closed what lay in it: the rest is in use.
+    lying = queues.get(connection.pool, set())
+    return or_else if lying is None else id(conn) in lying
 
 
 def _socket_of(connection: ConnectionRecord) -> Any:
@@ -414,7 +383,3 @@ def _socket_of(connection: ConnectionRecord) -> Any:
 def _same_socket(connection: ConnectionRecord, conn: Any) -> bool:
     sock = getattr(conn, "sock", None)
     return sock is not None and (connection.sock is None or connection.sock() is sock)
-
-
-def _closed_unseen(connection: ConnectionRecord, reason: CloseReason | None = None) -> Closed:
-    return Closed(connection, reason or CloseReason.UNKNOWN, None, None, connection.use_ns)

@@ -246,7 +246,7 @@ class MetricsEmitter:
         histogram = into.get(metric.name)
         if value is None or use is SUPPRESSED or histogram is None or not self._wants(metric):
             return
-        amount = value / 1e9 if metric.unit == "s" else value
+        amount = max(0, value) / 1e9 if metric.unit == "s" else value  # a clock that is set by a test may run backwards
         histogram.record(amount, _point_attributes(*self._point(of), attributes), _exemplar_context(use))
 
     def _point(self, of: ConnectionRecord | PoolRecord) -> tuple[Upstream, str | None]:
@@ -271,7 +271,7 @@ def _observations(metric: Metric, readings: list[Reading]) -> list[Observation]:
 
 def _measured(reuse: tuple[ConnectionRecord, int, Use]) -> tuple[float, Context]:
     _, idle_ns, use = reuse
-    return idle_ns / 1e9, _exemplar_context(use)
+    return (idle_ns / 1e9 if idle_ns > 0 else 0.0), _exemplar_context(use)
 
 
 _REUSED = (names.OUTCOME, Outcome.REUSED.value)

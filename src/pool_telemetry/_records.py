@@ -7,7 +7,6 @@ happened, and never changed. Every time is passed in, in nanoseconds of the mono
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -45,9 +44,9 @@ class Book:
         self.upstream = upstream
         self.pools: set[PoolRecord] = set()
         self.connections: set[ConnectionRecord] = set()
-        self.checkouts: Counter[Outcome] = Counter()
-        self.drops: Counter[tuple[DropReason, DropPhase]] = Counter()
-        self.closed: Counter[CloseReason] = Counter()
+        self.checkouts = dict.fromkeys(Outcome, 0)
+        self.drops = {(reason, phase): 0 for reason in DropReason for phase in DropPhase}
+        self.closed = dict.fromkeys(CloseReason, 0)
         self.opened = self.adopted = self.inherited = self.leaked = self.creations = 0
         self.use_ns = 0
         self.out: set[ConnectionRecord] = set()

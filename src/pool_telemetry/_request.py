@@ -84,7 +84,6 @@ class RequestHooks:
         is_tls = connection.tls_version is not None
         if is_alive or (not is_tls and has_data_come(state, now - connection.checked_out_at, since_return_ns)):
             return
-        connection.close_reason = CloseReason.LOST_RACE
         number = error.errno if isinstance(error, OSError) and isinstance(error.errno, int) else None
         is_end = isinstance(error, http.client.RemoteDisconnected)
         connection.drop = Dropped(
@@ -102,6 +101,7 @@ class RequestHooks:
             age_ns=connection.age_ns(now),
             served=connection.served(),
         )
+        connection.close_reason = CloseReason.LOST_RACE  # last: of each such close a drop is told
 
     def close(self, wrapped: Any, conn: Any, args: Any, kwargs: Any) -> Any:
         """The wrapper of a connection's ``close``.
@@ -109,11 +109,15 @@ class RequestHooks:
         May run inside garbage collection, under any lock: it waits for none, and leaves what it has to tell in deques.
         """
         try:
-            connection = record_of(conn)
-            if connection is not None:
-                self._closing(connection, conn, _urllib3.Closer(sys._getframe(1)))
-        except Exception:
-            self._watch.fuse.blow()
+            try:
+                connection = record_of(conn)
+                if connection is not None:
+                    self._closing(connection, conn, _urllib3.Closer(sys._getframe(1)))
+            except Exception:
+                self._watch.fuse.blow()
+        except BaseException:  # of a signal handler: it is closed nevertheless
+            wrapped(*args, **kwargs)
+            raise
         return wrapped(*args, **kwargs)
 
     def _closing(self, connection: ConnectionRecord, conn: Any, closer: _urllib3.Closer) -> None:
@@ -141,9 +145,9 @@ class RequestHooks:
         if reason is CloseReason.DROPPED and drop is not None:
             self._watch.local.drops.append(drop)  # for the checkout that is closing it
         lost = drop if reason is CloseReason.LOST_RACE else None
-        closed = Closed(connection, reason, connection.age_ns(now), connection.served(), connection.use_ns, lost)
-        self._watch.ledger.post(closed)
-        self._watch.ledger.samples.append(closed)
+        self._watch.ledger.post(
+            Closed(connection, reason, connection.age_ns(now), connection.served(), connection.use_ns, lost)
+        )
 
     def _reason(self, connection: ConnectionRecord, closer: _urllib3.Closer) -> CloseReason:
         if closer.reason is CloseReason.DROPPED:

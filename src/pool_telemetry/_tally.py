@@ -60,4 +60,4 @@ def _add(pool: PoolRecord, kind: str, value: int | None, word: str = "") -> None
     digest = book.digests.get((kind, word))
     if digest is None:
         digest = book.digests[kind, word] = Digest()
-    digest.add(value)
+    digest.add(max(0, value))

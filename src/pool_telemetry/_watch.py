@@ -262,8 +262,7 @@ class Watch:
         """A checkout that was more than a clean reuse."""
         self.ledger.post(checkout)
         self.ledger.settle()
-        if checkout.waited_ns is not None:
-            self.sample(checkout)
+        self._flush_if_full()
         self._observe(lambda observer: observer.checked_out(checkout))
 
     def tell_set_up(self, set_up: SetUp) -> None:
@@ -271,7 +270,7 @@ class Watch:
         self.ledger.post(set_up)
         set_up.connection.is_open = set_up.error is None
         self.ledger.settle()
-        self.sample(set_up)
+        self._flush_if_full()
         self._observe(lambda observer: observer.set_up(set_up))
 
     def observe_drop(self, drop: Dropped) -> Use:
@@ -281,6 +280,9 @@ class Watch:
     def sample(self, sample: Any) -> None:
         """Keep something for the histograms."""
         self.ledger.samples.append(sample)
+        self._flush_if_full()
+
+    def _flush_if_full(self) -> None:
         if len(self.ledger.samples) >= MOST_SAMPLES:
             self.flush()
 

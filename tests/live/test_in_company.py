@@ -588,6 +588,7 @@ def test_a_connection_whose_socket_was_taken_away_opens_a_new_one(
 
 def use_by_hand(conn: Any) -> None:
     """A request past the pool: http.client opens the connection by itself."""
+    conn.timeout = 5  # urllib3 1 leaves it to the pool
     conn.request("GET", "/ok")
     response = conn.getresponse()
     assert response.status == 200
@@ -628,6 +629,20 @@ def test_an_adopted_connection_that_is_closed_and_opens_by_itself_is_another_one
     metrics = telemetry.collect()
     check_laws(metrics, checkouts=2, adopted=1)
     assert metrics.count("urllib3.connection.idle.duration", outcome="reused") == 1
+
+
+def test_a_connection_that_outlives_its_pool_is_in_use(telemetry: Telemetry, server: Server) -> None:
+    telemetry.install()
+    pool = urllib3.HTTPConnectionPool(server.host, server.port)
+    conn = pool._get_conn()
+    use_by_hand(conn)
+    pool_telemetry.uninstall()
+    telemetry.install()  # which does not know who is in use
+    del pool
+    metrics = telemetry.collect()
+    conn.close()
+    assert metrics.by("http.client.open_connections", "state") == {"active": 1}
+    check_laws(metrics, checkouts=1, adopted=0)
 
 
 class CopiedConnection(urllib3.connection.HTTPConnection):

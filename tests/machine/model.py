@@ -139,11 +139,15 @@ class World:
         self.is_installed, self.has_spans = True, has_spans
         self.installs += 1
         self.lost.clear()
+        idle = {conn for pool in self.pools for conn in pool.idle()}
         for upstream in self.upstreams:
             upstream.in_use.clear()
             for sock in upstream.sockets:
                 sock.is_idle_known = False
                 sock.conn.seen = self.installs
+                if sock.conn not in idle:
+                    sock.conn.due = self.installs
+                    upstream.use(sock.conn)
         for pool in self.pools:
             if pool.is_known:
                 self._adopt_pooled(pool)

@@ -41,6 +41,7 @@ from tests.support import Metrics, Telemetry, check_laws
 EXAMPLES = os.environ.get("POOL_TELEMETRY_EXAMPLES")
 NOBODY_LISTENS = 1  # a port
 HANG = 0.03  # seconds until a read times out
+HANDS = 5  # seconds
 EMPTY = 0.001  # seconds until a wait for a connection does
 MANAGED = 2  # pools that the manager keeps
 MOST_HELD = 4
@@ -194,6 +195,8 @@ class Pools(RuleBasedStateMachine):
 
     def ask(self, key: tuple[str, int, bool]) -> Any:
         name, size, is_block = key
+        if key not in self.managed and any(self.is_in_cycle(pool) for pool in self.managed.values()):
+            self.collect_garbage()  # one of them may have to go
         scheme, host, more = self.servers.address(name)
         real = self.manager.connection_from_host(
             host, self.servers.port(name), scheme, pool_kwargs={**more, "maxsize": size, "block": is_block}
@@ -446,6 +449,7 @@ class Pools(RuleBasedStateMachine):
         )
         if out is None:
             return
+        out.real.timeout = HANDS  # urllib3 1 leaves it to the pool
         out.real.request("GET", path)
         response = out.real.getresponse()
         assert (response.data if hasattr(response, "data") else response.read()) == b"ok"  # as of urllib3 2, or 1

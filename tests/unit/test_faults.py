@@ -176,7 +176,8 @@ HOOK_PARTS: list[tuple[Any, str]] = [
     *((_watch, name) for name in ("PoolRecord", "ConnectionRecord", "Gone", "mark", "record_of")),
     *((_watch.Watch, name) for name in ("see", "set_simple", "remember_lost_race", "take_lost_race", "new_record")),
     *((_watch.Watch, name) for name in ("note_socket", "tell_checkout", "tell_set_up", "observe_drop", "sample")),
-    *((_ledger.Ledger, name) for name in ("settle", "_apply", "_book_pool", "_book_connection", "open_book")),
+    *((_ledger.Ledger, name) for name in ("settle", "_apply", "open_book")),
+    *((_ledger, name) for name in ("change_of", "enter")),
     (_ledger.Ledger, "check_process"),
     *((_records.ConnectionRecord, name) for name in ("idle_ns", "age_ns", "served")),
     # Without TCP_INFO it is never known when a FIN came.

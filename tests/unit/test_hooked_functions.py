@@ -94,7 +94,7 @@ def test_a_hooked_function_looks_as_before(owner: Any, name: str, telemetry: Tel
     assert looks(hooked) == before
     assert hooked.__wrapped__ is bare
     assert inspect.unwrap(hooked) is bare
-    assert inspect.unwrap(vars(owner)[name]) is bare
+    assert inspect.unwrap(inspect.getattr_static(owner, name)) is bare
 
 
 @pytest.mark.parametrize("name", ["_get_conn", "_put_conn", "urlopen", "close"])
@@ -168,7 +168,7 @@ each_plain_hook = pytest.mark.parametrize(
 def test_a_spy_that_is_put_in_and_taken_out_in_good_order_sees_each_call_and_hides_none(
     owner: Any, name: str, order: str, telemetry: Telemetry, server: Server
 ) -> None:
-    bare = vars(owner)[name]
+    bare = inspect.getattr_static(owner, name)
     with spy_on(owner, name) as spy:
         assert requests(server) == [b"ok"] * 4
     calls = spy.call_count
@@ -179,17 +179,17 @@ def test_a_spy_that_is_put_in_and_taken_out_in_good_order_sees_each_call_and_hid
             assert requests(server) == [b"ok"] * 4
             metrics = telemetry.collect()
             pool_telemetry.uninstall()
-            assert vars(owner)[name] is spy
+            assert inspect.getattr_static(owner, name) is spy
     else:
         telemetry.install()
-        hooked = vars(owner)[name]
+        hooked = inspect.getattr_static(owner, name)
         with spy_on(owner, name) as spy:
             assert requests(server) == [b"ok"] * 4
-        assert vars(owner)[name] is hooked
+        assert inspect.getattr_static(owner, name) is hooked
         metrics = telemetry.collect()
         pool_telemetry.uninstall()
     assert spy.call_count == calls
-    assert vars(owner)[name] is bare
+    assert inspect.getattr_static(owner, name) is bare
     check_laws(metrics, checkouts=5)
 
 
@@ -197,14 +197,14 @@ def test_a_spy_that_is_put_in_and_taken_out_in_good_order_sees_each_call_and_hid
 def test_a_spy_that_is_taken_out_first_though_it_came_first_takes_the_hook_along(
     owner: Any, name: str, telemetry: Telemetry, server: Server
 ) -> None:
-    bare = vars(owner)[name]
+    bare = inspect.getattr_static(owner, name)
     with spy_on(owner, name):
         telemetry.install()
-    assert vars(owner)[name] is bare
+    assert inspect.getattr_static(owner, name) is bare
     assert requests(server) == [b"ok"] * 4
     telemetry.collect()
     pool_telemetry.uninstall()
-    assert vars(owner)[name] is bare
+    assert inspect.getattr_static(owner, name) is bare
     assert requests(server) == [b"ok"] * 4
 
 
@@ -212,14 +212,14 @@ def test_a_spy_that_is_taken_out_first_though_it_came_first_takes_the_hook_along
 def test_a_spy_that_is_taken_out_last_though_it_came_last_leaves_a_silent_hook_that_harms_nobody(
     owner: Any, name: str, telemetry: Telemetry, server: Server
 ) -> None:
-    bare = vars(owner)[name]
+    bare, is_own = inspect.getattr_static(owner, name), name in vars(owner)
     try:
         telemetry.install()
         with spy_on(owner, name) as spy:
             pool_telemetry.uninstall()
             assert requests(server) == [b"ok"] * 4
             assert spy.call_count
-        assert inspect.unwrap(vars(owner)[name]) is bare
+        assert inspect.unwrap(inspect.getattr_static(owner, name)) is bare
         assert requests(server) == [b"ok"] * 4
         # What is silent stays so, and another install() works.
         telemetry.install()
@@ -228,9 +228,12 @@ def test_a_spy_that_is_taken_out_last_though_it_came_last_leaves_a_silent_hook_t
         metrics = telemetry.collect()
         check_laws(metrics, checkouts=int(before) + 5)
         pool_telemetry.uninstall()
-        assert inspect.unwrap(vars(owner)[name]) is bare
+        assert inspect.unwrap(inspect.getattr_static(owner, name)) is bare
     finally:
-        setattr(owner, name, bare)
+        if is_own:
+            setattr(owner, name, bare)
+        else:
+            delattr(owner, name)
 
 
 def test_mocks_in_urllib3s_place_are_obeyed(telemetry: Telemetry, server: Server) -> None:

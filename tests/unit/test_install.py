@@ -812,6 +812,28 @@ def test_the_laws_hold_after_an_absence_in_which_connections_came_and_went(
             check_laws(telemetry.collect(), checkouts=3, adopted=adopted())
 
 
+def test_what_is_out_when_it_is_installed_again_is_in_use(telemetry: Telemetry, server: Server) -> None:
+    telemetry.install()
+    with a_pool(server, maxsize=3) as pool:
+        lost = pool.request("GET", "/ok", preload_content=False)
+        kept = pool.request("GET", "/ok", preload_content=False)
+        pool_telemetry.uninstall()
+        telemetry.install()
+        get(pool)
+        metrics = telemetry.collect()
+        assert metrics.by("http.client.open_connections", "state") == {"active": 2, "idle": 1}
+        assert metrics.value("urllib3.pool.active.peak") == 3
+        del lost
+        gc.collect()
+        metrics = telemetry.collect()
+        assert metrics.value("urllib3.pool.leaked_connections") == 1
+        assert metrics.by("urllib3.pool.closed_connections", "reason") == {"abandoned": 1}
+        conn: Any = kept._connection  # type: ignore[attr-defined]  # of a response that is streamed
+        kept.close()
+        pool_telemetry.uninstall()
+        assert not hasattr(conn, "_pool_telemetry")
+
+
 def test_what_came_back_in_an_absence_and_ended_with_its_pool_is_not_told_as_abandoned(
     telemetry: Telemetry, server: Server
 ) -> None:

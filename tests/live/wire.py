@@ -17,7 +17,7 @@ import urllib3
 
 from misbehaving import Connection, Server
 
-ENDED = select.POLLRDHUP
+ENDED = getattr(select, "POLLRDHUP", select.POLLIN)
 READABLE = select.POLLIN
 PROTOCOLS = (None, "1.2", "1.3")
 """What `Server(tls=…)` takes."""

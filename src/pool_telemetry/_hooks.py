@@ -66,6 +66,7 @@ class Hooks:
         if hasattr(urllib3.connection, "ssl_wrap_socket"):  # missing in a Python without ssl
             patches.wrap(urllib3.connection, "ssl_wrap_socket", self._connect.ssl_wrap_socket)
         patches.open()
+        self._watch.look_again()
 
     def take_out(self) -> None:
         """Put urllib3 back as it was."""

@@ -213,6 +213,10 @@ class Ledger:
                     connection.checked_out_at = self._clock()
                     book.take(connection)
 
+    def look_again(self) -> None:
+        """Close for an unknown reason what has lost its socket since it was taken up."""
+        self._locked(lambda: [self._look(book) for book in tuple(self._books.values())])
+
     def reset(self) -> None:
         """Empty books, as a forked child must have them: the parent tells of its own."""
         self._book()  # what was only posted has its marks on the application's objects, too

@@ -73,7 +73,7 @@ class Instruments:
         return provider is not None and provider not in self._cut_off
 
     def is_collecting(self) -> bool:
-        """Whether the SDK is in the midst of a collection; ``False`` where it is not built as is known of 1.30 to 1.45."""
+        """Whether the SDK is in the midst of a collection, as far as it is built as is known of 1.30 to 1.45."""
         consumer = getattr(self._sdk(), "_measurement_consumer", None)
         try:
             return bool(consumer is not None and consumer._lock.locked())

@@ -386,7 +386,8 @@ def test_forks_in_the_midst_of_exports_leave_each_process_its_own(told: Told, re
     often = {"OTEL_METRIC_EXPORT_INTERVAL": "5", "OTEL_BSP_SCHEDULE_DELAY": "5"}
     told.by(program, **often)
     of = {"server.port": told.server.port, "server.address": "127.0.0.1", "url.scheme": "http"}
-    opened = {pid: sum(each.values()) for pid, each in receiver.by_process("urllib3.pool.opened_connections", **of).items()}
+    told_of = receiver.by_process("urllib3.pool.opened_connections", **of)
+    opened = {pid: sum(each.values()) for pid, each in told_of.items()}
     drops = receiver.by_process("urllib3.pool.dropped_connections", **of)
     assert len(opened) == 13
     assert sum(opened.values()) == told.server.books.accepted

@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -351,6 +351,51 @@ def fork_in_the_midst_of_a_drops_span(by_the_same_thread: bool) -> None:
         telemetry.shutdown()
 
 
+def child_in_which_a_thread_is_started_before_our_hook_runs() -> None:
+    """As the SDK starts its own anew. It collects at once, finds the parent's books, and is long at emptying them."""
+    is_dying_shown()
+    is_at_it, has_asked = threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+
+    class Slow(list[Any]):
+        """What lies in a pool's queue."""
+
+        def __iter__(self) -> Iterator[Any]:
+            if threading.current_thread() in threads:
+                is_at_it.set()
+                has_asked.wait(1)
+            return super().__iter__()
+
+    def collect() -> None:
+        ledger = _instrument._ledger
+        assert ledger is not None
+        ledger.read()
+
+    def start() -> None:
+        threads.append(threading.Thread(target=collect))
+        threads[0].start()
+        assert is_at_it.wait(CHILD_SECONDS)
+
+    os.register_at_fork(after_in_child=start)
+    telemetry = Telemetry()
+    telemetry.install(spans="off")
+    with Server() as server, pool_of(server) as pool:
+        pool.urlopen("GET", "/ok")
+        queue: Any = pool.pool
+        queue.queue = Slow(queue.queue)
+
+        def work() -> dict[str, float]:
+            with pool_of(server) as own:
+                own.urlopen("GET", "/ok")
+                own.urlopen("GET", "/ok")
+                has_asked.set()
+                threads[0].join()
+                return figures(telemetry.collect())
+
+        found = in_child(work)
+        assert (found["checkouts"], found["opened"], found["open"], found["pools"]) == (2, 1, 1, 1), found
+
+
 def fork_while_another_thread_reports_first() -> None:
     """What a report needs is imported then, and a module whose import was under way at the fork is never to be had."""
     is_dying_shown()
@@ -408,6 +453,10 @@ def test_forks_while_another_thread_installs_and_uninstalls_hang_no_child() -> N
 @pytest.mark.parametrize("by_the_same_thread", [False, True], ids=["of another thread", "of its own"])
 def test_a_fork_in_the_midst_of_a_drops_span_leaves_the_child_its_own_spans(by_the_same_thread: bool) -> None:
     run_apart(fork_in_the_midst_of_a_drops_span, by_the_same_thread)
+
+
+def test_a_thread_that_is_in_the_child_before_us_does_not_empty_its_books_later() -> None:
+    run_apart(child_in_which_a_thread_is_started_before_our_hook_runs)
 
 
 def test_a_fork_while_another_thread_makes_its_first_report_leaves_the_child_its_own() -> None:

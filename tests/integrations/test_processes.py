@@ -383,7 +383,7 @@ def test_forks_in_the_midst_of_exports_leave_each_process_its_own(told: Told, re
             os.waitpid(child, 0)
         sys.exit(1 if children else 0)
         """
-    often = {"OTEL_METRIC_EXPORT_INTERVAL": "5", "OTEL_BSP_SCHEDULE_DELAY": "5"}
+    often = {"OTEL_METRIC_EXPORT_INTERVAL": "5", "OTEL_BSP_SCHEDULE_DELAY": "5", "OTEL_BSP_MAX_QUEUE_SIZE": "100000"}
     told.by(program, **often)
     of = {"server.port": told.server.port, "server.address": "127.0.0.1", "url.scheme": "http"}
     told_of = receiver.by_process("urllib3.pool.opened_connections", **of)

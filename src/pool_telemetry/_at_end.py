@@ -217,6 +217,16 @@ def with_interrupt_kept(act: "Callable[[], object]") -> None:
             return  # as if it had just been
 
 
+def before_multiprocessing_ends(act: "Callable[[], object]") -> None:
+    """Do something at the end of a child of multiprocessing, last of all, once it has its first pool.
+
+    It leaves by os._exit() where it was forked, behind the back of atexit; where it was not, atexit comes afterwards.
+    """
+    util = sys.modules.get("multiprocessing.util")  # which such a child has imported
+    if util is not None:
+        util.Finalize(None, act, exitpriority=-sys.maxsize)  # its waiting for its own children comes before
+
+
 def write_to_stderr(data: bytes) -> None:
     """Write it past all buffers; nothing where Python's stderr is closed or nobody reads it.
 

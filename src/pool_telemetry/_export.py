@@ -32,6 +32,7 @@ from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, OTELResourceDetecto
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+from ._at_end import before_multiprocessing_ends
 from ._errors import MissingExporterError
 from ._settings import STARTED_IN
 
@@ -83,7 +84,7 @@ def tracer_provider() -> TracerProvider | None:
         provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         for exporter in exporters:
             provider.add_span_processor(BatchSpanProcessor(exporter))
-        _made.setdefault(key, provider)
+        _keep(key, provider)
     return _made.get(key)
 
 
@@ -98,8 +99,14 @@ def meter_provider() -> MeterProvider | None:
     if made:
         # An exporter that is asked, as Prometheus asks, is a reader already.
         readers = [each if isinstance(each, MetricReader) else _pushing(each) for each in made]
-        _made.setdefault(key, MeterProvider(readers, _resource(), shutdown_on_exit=False))
+        _keep(key, MeterProvider(readers, _resource(), shutdown_on_exit=False))
     return _made.get(key)
+
+
+def _keep(key: tuple[int, str], provider: TracerProvider | MeterProvider) -> None:
+    _made.setdefault(key, provider)
+    if _is_of_multiprocessing():
+        before_multiprocessing_ends(provider.force_flush)
 
 
 @functools.cache

@@ -72,6 +72,10 @@ class Hooks:
         """Put urllib3 back as it was."""
         self._patches.undo()
 
+    def forget_thread(self) -> None:
+        """Forget what the thread that was forked was at: in the child it may never come back to it."""
+        self._watch.forget_thread()
+
     def _patch_class(self, cls: type) -> None:
         # docker, requests-unixsocket and others bring connection classes that override connect() without super().
         for name, wrapper in (("connect", self._connect.connect), ("close", self._request.close)):

@@ -194,12 +194,16 @@ class Watch:
         if not pool.lost:
             return None
         lost = pool.lost.pop(self.local.me, None)
-        for thread in tuple(pool.lost):  # of threads that never came back
+        for thread in list(pool.lost):  # of threads that never came back; others change it meanwhile
             other = pool.lost.get(thread)
             if other is not None and now - other.at > _LOST_RACE_LASTS_NS:
                 pool.lost.pop(thread, None)
         self.set_simple(pool)
         return lost if lost is not None and now - lost.at <= _LOST_RACE_LASTS_NS else None
+
+    def forget_thread(self) -> None:
+        """Forget what this thread, the only one of a forked child, was at."""
+        self.local = _Thread()
 
     # Connections
 

@@ -35,10 +35,12 @@ from ._records import (
     unmark,
 )
 from ._snapshot import UpstreamSnapshot
-from ._tally import tally
+from ._tally import tallied
 from ._viewing import view_book
 
 T = TypeVar("T")
+# On the average of upstreams, so many addresses are told apart.
+_PEERS = 10
 
 
 class Ledger:
@@ -60,7 +62,7 @@ class Ledger:
         self.is_closed = is_closed
         self._clock = clock
         self.max_upstreams = 100
-        #: Whether levels are kept apart by the peer's address.
+        #: Whether connections are kept apart by the peer's address.
         self.by_peer = False
         self.is_attached = False
         #: Durations to be tallied: details, and of a clean reuse (connection, idle ns, use).
@@ -88,6 +90,7 @@ class Ledger:
         self.tallied.clear()
         self._posted.clear()
         self._books: dict[Upstream, Book] = {}
+        self._told_peers: set[tuple[Upstream, str]] = set()
         self._last: list[Reading] = []
 
     # What hooks call: never blocks
@@ -140,6 +143,23 @@ class Ledger:
                     upstream = Upstream(OTHER, None, upstream.scheme)
                 book = self._books.setdefault(upstream, Book(upstream))
             return book
+
+    def told_peer(self, connection: ConnectionRecord) -> str | None:
+        """The peer's address as metrics have it, ``None`` without one, or if it is not asked for.
+
+        Each is a series that does not vanish, and whoever controls a name's addresses can make up as many as they like:
+        beyond so many it is ``_OTHER``, and of ``_OTHER`` always.
+        """
+        book = connection.pool.book
+        if not self.by_peer or connection.peer is None or book is None:
+            return None
+        upstream, address = book.upstream, connection.peer[0]
+        if (upstream, address) in self._told_peers:
+            return address
+        if upstream.address == OTHER or len(self._told_peers) >= _PEERS * self.max_upstreams:
+            return OTHER
+        self._told_peers.add((upstream, address))
+        return address
 
     def pools(self) -> list[PoolRecord]:
         """All pools that are watched."""
@@ -274,11 +294,16 @@ class Ledger:
                 sample = self.samples.popleft()
             except IndexError:  # they were dropped meanwhile
                 return
-            self._tally(sample)
+            self.tallied.append(tallied(sample).sample)
 
-    def _tally(self, sample: Any) -> None:
-        tally(sample)
-        self.tallied.append(sample)
+    def _tally_in_place(self) -> None:
+        # Not into `tallied`, which nobody may ever empty: whether the buffer is full is told by the samples.
+        for _ in range(len(self.samples)):
+            try:
+                sample = self.samples.popleft()
+            except IndexError:
+                return
+            self.samples.append(tallied(sample))
 
     # Reading
 
@@ -312,13 +337,13 @@ class Ledger:
         return self._locked(lambda: [view_book(book, *view) for book, view in self._walk()]) or []
 
     def _walk(self) -> Iterator[tuple[Book, _View]]:
-        self._drain()
+        self._tally_in_place()
         for book in tuple(self._books.values()):
             looks = self._look(book)
             live = [pool for pool in tuple(book.pools) if self._is_live(pool)]
-            reading, fins = read_book(book, looks, live, by_peer=self.by_peer)
+            reading, fins = read_book(book, looks, live, self.told_peer)
             for fin in fins:
-                self._tally(fin)
+                self.samples.append(tallied(fin))
             yield book, _View(reading, looks, live)
 
     def _is_live(self, pool: PoolRecord) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._digest import Digest
 from ._lifecycle import SUPPRESSED, DropPhase, Outcome
@@ -15,8 +15,21 @@ SETUP, FAILED_SETUP, SETUP_PHASE = "setup", "failed_setup", "setup_phase"
 WAIT, FAILED_WAIT, CONNECTION, REQUESTS = "wait", "failed_wait", "connection", "requests_per_connection"
 
 
-def tally(sample: Any) -> None:
-    """Enter a sample into its upstream's book, whose lock is held."""
+class Tallied(NamedTuple):
+    """A sample that waits for the histograms alone."""
+
+    sample: Any
+
+
+def tallied(sample: Any) -> Tallied:
+    """A sample that is entered into its upstream's book, whose lock is held, unless it has been."""
+    if isinstance(sample, Tallied):
+        return sample
+    _tally(sample)
+    return Tallied(sample)
+
+
+def _tally(sample: Any) -> None:
     if isinstance(sample, tuple):
         connection, idle_ns, _ = sample
         _add(connection.pool, IDLE, idle_ns, Outcome.REUSED.value)

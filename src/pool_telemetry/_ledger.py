@@ -35,7 +35,7 @@ from ._records import (
     unmark,
 )
 from ._snapshot import UpstreamSnapshot
-from ._tally import tallied
+from ._tally import Tallied, tally
 from ._viewing import view_book
 
 T = TypeVar("T")
@@ -294,7 +294,11 @@ class Ledger:
                 sample = self.samples.popleft()
             except IndexError:  # they were dropped meanwhile
                 return
-            self.tallied.append(tallied(sample).sample)
+            if type(sample) is Tallied:
+                sample = sample.sample
+            else:
+                tally(sample)
+            self.tallied.append(sample)
 
     def _tally_in_place(self) -> None:
         # Not into `tallied`, which nobody may ever empty: whether the buffer is full is told by the samples.
@@ -303,7 +307,10 @@ class Ledger:
                 sample = self.samples.popleft()
             except IndexError:
                 return
-            self.samples.append(tallied(sample))
+            if type(sample) is not Tallied:
+                tally(sample)
+                sample = Tallied(sample)
+            self.samples.append(sample)
 
     # Reading
 
@@ -343,7 +350,8 @@ class Ledger:
             live = [pool for pool in tuple(book.pools) if self._is_live(pool)]
             reading, fins = read_book(book, looks, live, self.told_peer)
             for fin in fins:
-                self.samples.append(tallied(fin))
+                tally(fin)
+                self.samples.append(Tallied(fin))
             yield book, _View(reading, looks, live)
 
     def _is_live(self, pool: PoolRecord) -> bool:

@@ -16,20 +16,13 @@ WAIT, FAILED_WAIT, CONNECTION, REQUESTS = "wait", "failed_wait", "connection", "
 
 
 class Tallied(NamedTuple):
-    """A sample that waits for the histograms alone."""
+    """A sample that has been tallied, and waits for the histograms."""
 
     sample: Any
 
 
-def tallied(sample: Any) -> Tallied:
-    """A sample that is entered into its upstream's book, whose lock is held, unless it has been."""
-    if isinstance(sample, Tallied):
-        return sample
-    _tally(sample)
-    return Tallied(sample)
-
-
-def _tally(sample: Any) -> None:
+def tally(sample: Any) -> None:
+    """Enter a sample into its upstream's book, whose lock is held."""
     if isinstance(sample, tuple):
         connection, idle_ns, _ = sample
         _add(connection.pool, IDLE, idle_ns, Outcome.REUSED.value)

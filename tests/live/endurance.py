@@ -29,7 +29,7 @@ from tests.live.quick_server import QuickServer, quick_server
 #: Of a session, those that are broken off included.
 REQUESTS = 100
 #: Sessions that find what there is to be found for the first time.
-WARMING = 30
+WARMING = 20
 #: Bytes of our own making that the requests of a tenth may leave behind, for as many samples as wait in the buffer.
 OURS = 150_000
 OURS_IN = str(Path(pool_telemetry.__file__).parent / "*")
@@ -168,23 +168,26 @@ def endure(sessions: int, kind: str) -> None:
                 work.session(number)
                 if number % 97 == 0:
                     collect()
+            gc.collect()  # of the sessions that were forgotten
+            ledger.settle()  # as the next set-up does
             collect()
             if is_watched:
-                gc.collect()
                 of_ours = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, OURS_IN)])
                 grown[part] = sum(trace.size for trace in of_ours.traces)
                 tracemalloc.stop()
                 del of_ours
-            gc.collect()  # of the sessions that were forgotten
-            ledger.settle()  # as the next set-up does
             tenths.append({**held(), **size_of(ledger)})
         pool_telemetry.snapshot()  # which books what was only posted
         print(json.dumps({"requests": work.made, "ours": grown, "tenths": tenths}, indent=1))
         snapshot = pool_telemetry.snapshot()
     checkouts = sum(sum(each.checkouts.values()) for each in snapshot.upstreams)
-    leaked = sum(each.leaked_connections for each in snapshot.upstreams)
     assert checkouts > work.made == (WARMING + tenth * 10) * REQUESTS
-    assert leaked > 0
+    for each in snapshot.upstreams:  # plain and TLS
+        ends = each.closed_connections
+        assert min(ends[why] for why in ("lost_race", "response_close", "pool_closed")) > 0, ends
+    assert sum(each.leaked_connections for each in snapshot.upstreams) > 0
+    for why in ("abandoned", "dropped"):
+        assert sum(each.closed_connections[why] for each in snapshot.upstreams) > 0, why
     assert not _instrument._hooks._watch.fuse.is_blown  # type: ignore[union-attr]  # it is installed
     _check(tenths, grown, waiting=0 if kind == "collected" else 256)
     pool_telemetry.uninstall()

@@ -12,7 +12,7 @@ import pytest
 from tests.live.apart import run_apart
 from tests.live.endurance import endure
 
-SESSIONS = int(os.environ.get("POOL_TELEMETRY_SESSIONS", "20"))
+SESSIONS = int(os.environ.get("POOL_TELEMETRY_SESSIONS", "10"))
 SECONDS = 60 + SESSIONS
 
 pytestmark = [

@@ -30,7 +30,7 @@ from tests.live.quick_server import QuickServer, quick_server
 from tests.programs import environment, once
 from tests.support import Metrics, Telemetry, check_laws
 
-HOSTS = int(os.environ.get("POOL_TELEMETRY_HOSTS", "1500"))
+HOSTS = int(os.environ.get("POOL_TELEMETRY_HOSTS", "1000"))
 UPSTREAMS = 10
 MOST_NAMES = 12 * (UPSTREAMS + 2)  # of spans: so many kinds there are
 
@@ -223,6 +223,12 @@ def test_a_host_is_told_as_it_is(host: str, told: str) -> None:
     with urllib3.HTTPConnectionPool("127.0.0.1", 80) as pool:
         pool.host = host
         assert _urllib3.upstream_of(pool) == (told, 80, "http")
+
+
+def test_a_name_in_another_script_is_told_as_it_is_looked_up() -> None:
+    with urllib3.PoolManager() as http:
+        pool = http.connection_from_url("http://b\N{LATIN SMALL LETTER U WITH DIAERESIS}cher.example/")
+        assert _urllib3.upstream_of(pool) == ("xn--bcher-kva.example", 80, "http")
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,9 @@ def kept() -> Any:
 
 @pytest.mark.parametrize("name", [*(set(vars(Settings())) - {"excluded_hosts"}), "tracer_provider", "meter_provider"])
 def test_a_url_in_the_place_of_a_setting_is_refused_and_not_quoted(name: str) -> None:
+    given: dict[str, Any] = {name: URL}
     with pytest.raises((TypeError, ValueError)) as caught:
-        pool_telemetry.install(**{name: URL})
+        pool_telemetry.install(**given)
     assert name in str(caught.value)
     assert "<str that may hold a secret>" in str(caught.value)
     assert SECRET not in str(caught.value)
@@ -174,7 +175,7 @@ def test_a_log_that_is_kept_keeps_nothing_of_the_applications(
     telemetry.install()
     with Server() as server:
         pool = urllib3.HTTPConnectionPool(server.host, server.port)
-        response = pool.urlopen("GET", "/ok", preload_content=False)
+        response: Any = pool.urlopen("GET", "/ok", preload_content=False)
         alive = [weakref.ref(each) for each in (pool, response, response._connection)]
         response.read()
         response.release_conn()
@@ -255,7 +256,7 @@ EXPORTING: dict[str, tuple[dict[str, str], str]] = {
 @pytest.mark.parametrize("what", EXPORTING)
 def test_what_the_variables_of_exporters_hold_is_not_told(what: str) -> None:
     variables, expected = EXPORTING[what]
-    out = run(EXPORT, **variables)
+    out = run(EXPORT, (), **variables)
     assert "b'ok'\n" in out
     assert "Connection pools of process" in out
     assert expected in out

@@ -301,15 +301,20 @@ class Ledger:
             self.tallied.append(sample)
 
     def _tally_in_place(self) -> None:
-        # Not into `tallied`, which nobody may ever empty: whether the buffer is full is told by the samples.
         for _ in range(len(self.samples)):
             try:
                 sample = self.samples.popleft()
             except IndexError:
                 return
-            if type(sample) is not Tallied:
-                tally(sample)
-                sample = Tallied(sample)
+            self._keep(sample)
+
+    def _keep(self, sample: Any) -> None:
+        """Tally a sample, unless it has been, and leave it to the histograms, if there are any."""
+        if type(sample) is not Tallied:
+            tally(sample)
+            sample = Tallied(sample)
+        if self.tallied.maxlen != 0:
+            # Not into `tallied`, which nobody may ever empty: whether the buffer is full is told by the samples.
             self.samples.append(sample)
 
     # Reading
@@ -350,8 +355,7 @@ class Ledger:
             live = [pool for pool in tuple(book.pools) if self._is_live(pool)]
             reading, fins = read_book(book, looks, live, self.told_peer)
             for fin in fins:
-                tally(fin)
-                self.samples.append(Tallied(fin))
+                self._keep(fin)
             yield book, _View(reading, looks, live)
 
     def _is_live(self, pool: PoolRecord) -> bool:

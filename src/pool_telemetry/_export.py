@@ -33,6 +33,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from ._at_end import before_multiprocessing_ends
+from ._discretion import quoted
 from ._errors import MissingExporterError
 from ._settings import STARTED_IN
 
@@ -157,7 +158,7 @@ def _exporter(signal: str, name: str) -> Callable[[], Any]:
         # An empty variable is one that is not set: so says OpenTelemetry's specification.
         protocol = next(filter(None, (os.environ.get(variable, "").strip() for variable in variables)), "http/protobuf")
         if protocol not in _PROTOCOLS:
-            raise MissingExporterError(f"{variables[1]} is {protocol!r}: there is {' and '.join(_PROTOCOLS)}")
+            raise MissingExporterError(f"{variables[1]} is {quoted(protocol)}: there is {' and '.join(_PROTOCOLS)}")
         name = _PROTOCOLS[protocol]
     entry_point = next(iter(entry_points(group=f"opentelemetry_{signal}_exporter", name=name)), None)
     cause: Exception | None = None
@@ -171,6 +172,6 @@ def _exporter(signal: str, name: str) -> Callable[[], Any]:
     extra = _EXTRAS.get(name)
     remedy = f"install pool-telemetry[{extra}]" if extra else "install the package that brings it"
     raise MissingExporterError(
-        f"no OpenTelemetry exporter {name!r} for {signal} is installed: {remedy}, "
+        f"no OpenTelemetry exporter {quoted(name)} for {signal} is installed: {remedy}, "
         f"or set OTEL_{signal.upper()}_EXPORTER to otlp, console or none"
     ) from cause

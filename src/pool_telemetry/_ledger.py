@@ -15,6 +15,7 @@ these: no other thread gets in between, with or without a GIL. What is *made onc
             that ends the recording
         ``_books``: the holder of ``entering``
         ``_left_alone``, ``_renewing``: any thread; atomic
+        ``_told_peers``: any thread; atomic, and at the worst a few more than are wanted
         ``_inside``: each thread adds and takes out itself; atomic
         ``_last``: any thread that reads; each is whole, and the last one stands
         ``is_attached``: the holder of the lock
@@ -86,10 +87,12 @@ from ._records import (
     unmark,
 )
 from ._snapshot import UpstreamSnapshot
-from ._tally import tally
+from ._tally import Tallied, tally
 from ._viewing import view_book
 
 T = TypeVar("T")
+# On the average of upstreams, so many addresses are told apart.
+_PEERS = 10
 
 
 class Ledger:
@@ -111,7 +114,7 @@ class Ledger:
         self.is_closed = is_closed
         self._clock = clock
         self.max_upstreams = 100
-        #: Whether levels are kept apart by the peer's address.
+        #: Whether connections are kept apart by the peer's address.
         self.by_peer = False
         self.is_attached = False
         #: Durations to be tallied: details, and of a clean reuse (connection, idle ns, use).
@@ -138,6 +141,7 @@ class Ledger:
         self.tallied.clear()
         self._posted.clear()
         self._books: dict[Upstream, Book] = {}
+        self._told_peers: set[tuple[Upstream, str]] = set()
         self._last: list[Reading] = []
         #: Whose books these are. Last: whoever finds its own process here finds its books.
         self.process = os.getpid()
@@ -197,6 +201,23 @@ class Ledger:
                     upstream = Upstream(OTHER, None, upstream.scheme)
                 book = self._books.setdefault(upstream, Book(upstream))
             return book
+
+    def told_peer(self, connection: ConnectionRecord) -> str | None:
+        """The peer's address as metrics have it, ``None`` without one, or if it is not asked for.
+
+        Each is a series that does not vanish, and whoever controls a name's addresses can make up as many as they like:
+        beyond so many it is ``_OTHER``, and of ``_OTHER`` always.
+        """
+        book = connection.pool.book
+        if not self.by_peer or connection.peer is None or book is None:
+            return None
+        upstream, address = book.upstream, connection.peer[0]
+        if (upstream, address) in self._told_peers:
+            return address
+        if upstream.address == OTHER or len(self._told_peers) >= _PEERS * self.max_upstreams:
+            return OTHER
+        self._told_peers.add((upstream, address))
+        return address
 
     def pools(self) -> list[PoolRecord]:
         """All pools that are watched."""
@@ -340,11 +361,28 @@ class Ledger:
                 sample = self.samples.popleft()
             except IndexError:  # they were dropped meanwhile
                 return
-            self._tally(sample)
+            if type(sample) is Tallied:
+                sample = sample.sample
+            else:
+                tally(sample)
+            self.tallied.append(sample)
 
-    def _tally(self, sample: Any) -> None:
-        tally(sample)
-        self.tallied.append(sample)
+    def _tally_in_place(self) -> None:
+        for _ in range(len(self.samples)):
+            try:
+                sample = self.samples.popleft()
+            except IndexError:
+                return
+            self._keep(sample)
+
+    def _keep(self, sample: Any) -> None:
+        """Tally a sample, unless it has been, and leave it to the histograms, if there are any."""
+        if type(sample) is not Tallied:
+            tally(sample)
+            sample = Tallied(sample)
+        if self.tallied.maxlen != 0:
+            # Not into `tallied`, which nobody may ever empty: whether the buffer is full is told by the samples.
+            self.samples.append(sample)
 
     # Reading
 
@@ -378,13 +416,13 @@ class Ledger:
         return self._locked(lambda: [view_book(book, *view) for book, view in self._walk()]) or []
 
     def _walk(self) -> Iterator[tuple[Book, _View]]:
-        self._drain()
+        self._tally_in_place()
         for book in self._all_books():
             looks = self._look(book)
             live = [pool for pool in tuple(book.pools) if self._is_live(pool)]
-            reading, fins = read_book(book, looks, live, by_peer=self.by_peer)
+            reading, fins = read_book(book, looks, live, self.told_peer)
             for fin in fins:
-                self._tally(fin)
+                self._keep(fin)
             yield book, _View(reading, looks, live)
 
     def _is_live(self, pool: PoolRecord) -> bool:

@@ -262,8 +262,7 @@ class MetricsEmitter:
         """What tells one point from another, beside the metric's own attributes."""
         peer = None
         if isinstance(of, ConnectionRecord):
-            if self._settings.peer_address and of.peer is not None:
-                peer = of.peer[0]
+            peer = self._ledger.told_peer(of) if self._settings.peer_address else None
             of = of.pool
         assert of.book is not None
         return of.book.upstream, peer

@@ -12,6 +12,7 @@ from typing import TextIO
 from . import _instrument, _page
 from ._at_end import NO_POOLS, Plan, before_multiprocessing_ends, write_to_stderr
 from ._diagnosis import diagnose
+from ._discretion import told
 from ._faults import let_signals_pass
 from ._processes import Folder, Left
 from ._repeating import repeat
@@ -75,9 +76,9 @@ class Teller:
                 before_multiprocessing_ends(self.tell)
             if self._plan.every is not None:
                 repeat(self._plan.every, functools.partial(self._report, process))
-        except Exception:
+        except Exception as error:
             let_signals_pass()
-            log.warning("what this process does may be missing from the report", exc_info=True)
+            log.warning("what this process does may be missing from the report: %s", told(error))
 
     def tell(self) -> bool:
         """As :func:`tell`."""

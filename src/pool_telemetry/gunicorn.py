@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from . import _instrument
-from ._errors import unexplained
+from ._discretion import told
 from ._faults import let_signals_pass
 from ._wanted import Wanted, resolve
 
@@ -45,7 +45,7 @@ def post_worker_init(worker: object) -> None:
             _instrument.export()
     except Exception as error:
         let_signals_pass()
-        log.warning("connection pools are not watched: %s", error, exc_info=unexplained(error))
+        log.warning("connection pools are not watched: %s", told(error))
 
 
 # OpenTelemetry's global meter provider, and by which attributes it was exporting before this process forked last, or

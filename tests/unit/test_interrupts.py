@@ -270,6 +270,7 @@ def least_limit() -> int:
 def with_frames(left: int, act: Callable[[HTTPConnectionPool], str], pool: HTTPConnectionPool) -> str:
     """Does it with so many frames left; gives what comes of it."""
     limit = sys.getrecursionlimit()
+    gc.disable()  # what is collected meanwhile could not call its finalisers, nor pytest tell of that
     sys.setrecursionlimit(least_limit() + left)
     try:
         return act(pool)
@@ -277,6 +278,7 @@ def with_frames(left: int, act: Callable[[HTTPConnectionPool], str], pool: HTTPC
         return type(error).__name__
     finally:
         sys.setrecursionlimit(limit)
+        gc.enable()
 
 
 class ShortOfStack:

@@ -12,7 +12,9 @@ The only importer of the SDK, and imported only when asked for.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
+import logging
 import os
 import sys
 import uuid
@@ -35,6 +37,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from ._errors import MissingExporterError
 from ._settings import STARTED_IN
 
+log = logging.getLogger("pool_telemetry")
 # The protocols of OTEL_EXPORTER_OTLP_PROTOCOL, as the entry points of exporters have them.
 _PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 _EXTRAS = {"otlp_proto_http": "otlp", "otlp_proto_grpc": "otlp-grpc"}
@@ -71,6 +74,18 @@ def _shut_down() -> None:
             provider.shutdown()
 
 
+def flush() -> None:
+    """Send what this process's own providers have not sent yet.
+
+    Raises:
+        Exception: one of them could not; the others have.
+    """
+    with contextlib.ExitStack() as each_in_turn:
+        for (process, _), provider in tuple(_made.items()):
+            if process == os.getpid():
+                each_in_turn.callback(provider.force_flush)
+
+
 def tracer_provider() -> TracerProvider | None:
     """The process's own tracer provider, ``None`` if nothing exports traces; it is flushed at exit.
 
@@ -80,6 +95,7 @@ def tracer_provider() -> TracerProvider | None:
     key = os.getpid(), "traces"
     exporters = [] if key in _made else [make() for make in _exporters("traces")]
     if exporters:
+        _warn_of_missing_threads(os.getpid())
         provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         for exporter in exporters:
             provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -96,6 +112,7 @@ def meter_provider() -> MeterProvider | None:
     key = os.getpid(), "metrics"
     made = [] if key in _made else [make() for make in _exporters("metrics")]
     if made:
+        _warn_of_missing_threads(os.getpid())
         # An exporter that is asked, as Prometheus asks, is a reader already.
         readers = [each if isinstance(each, MetricReader) else _pushing(each) for each in made]
         _made.setdefault(key, MeterProvider(readers, _resource(), shutdown_on_exit=False))
@@ -105,6 +122,15 @@ def meter_provider() -> MeterProvider | None:
 @functools.cache
 def _instance_id(process: int) -> str:
     return str(uuid.uuid4())  # the same for spans and metrics
+
+
+@functools.cache
+def _warn_of_missing_threads(process: int) -> None:
+    # Up to 2.0.26 it runs Python's threads only while a request does, unless it is told otherwise. In a program of
+    # another kind its module is not to be had.
+    if getattr(sys.modules.get("uwsgi"), "has_threads", True):
+        return
+    log.warning("uWSGI lets no thread run between requests, and so exports come late: start it with --enable-threads")
 
 
 def _resource() -> Resource:

@@ -1,0 +1,129 @@
+"""One line in an application that uWSGI serves: real masters, workers and upstreams, and what a back end is sent."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import textwrap
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from misbehaving import Server
+from pool_telemetry.cli import HOOK
+from tests import programs
+from tests.integrations.otlp import Receiver
+from tests.integrations.services import (
+    AT_EXIT,
+    CHECKOUTS,
+    Service,
+    check_told,
+    exporting,
+    free_port,
+    serves,
+    serving,
+)
+
+LINE = "import pool_telemetry\npool_telemetry.install(export=True)\n"
+APP = """
+import os, requests
+session = requests.Session()
+
+def application(environ, start_response):
+    session.get(os.environ["UPSTREAM"] + environ["PATH_INFO"]).raise_for_status()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [str(os.getpid()).encode()]
+"""
+
+
+def uwsgi(
+    folder: Path,
+    receiver: Receiver,
+    *options: str,
+    app: str = LINE + APP,
+    path: Sequence[Path] = (),
+    **variables: str,
+) -> AbstractContextManager[Service]:
+    """A uWSGI with a master that serves ``app``, and ends by SIGTERM."""
+    (folder / "app.py").write_text(textwrap.dedent(app))
+    port = free_port()
+    command = [
+        # It would reload as the Python that it finds behind a virtual environment's.
+        *(str(Path(sys.executable).with_name("uwsgi")), "--binary-path", sys.executable),
+        *("--master", "--die-on-term", "--need-app"),
+        *("--http-socket", f"127.0.0.1:{port}", "--pythonpath", str(folder), "--module", "app", *options),
+    ]
+    return serving(command, port, folder, path, **exporting(receiver, **variables))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--py-call-osafterfork"], ["--py-call-uwsgi-fork-hooks", "--threads", "2"]],
+    ids=["", "osafterfork", "fork-hooks"],
+)
+def test_workers_tell_at_their_end_what_is_theirs_and_the_master_what_it_did_before_it_forked(
+    options: list[str], tmp_path: Path, receiver: Receiver, server: Server
+) -> None:
+    """Without options no hook of ``os.register_at_fork`` runs, and nobody tells of a fork."""
+    ask_twice = """
+        for _ in range(2):
+            session.get(os.environ["UPSTREAM"] + "/close")
+        pool_telemetry.flush()  # at its end uWSGI lets the master do nothing
+        """
+    app = LINE + APP + textwrap.dedent(ask_twice)
+    variables = {"UPSTREAM": server.url, **AT_EXIT}
+    with uwsgi(tmp_path, receiver, "--processes", "2", *options, app=app, **variables) as service:
+        answered = serves(service, server, 3, workers=2)
+        assert len(receiver.exports) == 2  # the master's
+        assert service.stop() == 0, service.said()
+    assert "Traceback" not in service.said()
+    assert "--enable-threads" not in service.said()
+    check_told(receiver, server, answered, of_others={service.process.pid: 2})
+
+
+def test_workers_that_are_replaced_send_what_they_have_not_sent_yet(
+    tmp_path: Path, receiver: Receiver, server: Server
+) -> None:
+    """After ``max-requests``, and when uWSGI reloads by SIGHUP."""
+    limits = ["--processes", "1", "--max-requests", "3", "--min-worker-lifetime", "0"]
+    with uwsgi(tmp_path, receiver, *limits, UPSTREAM=server.url, **AT_EXIT) as service:
+        answered = serves(service, server, 1, workers=2)
+        service.process.send_signal(signal.SIGHUP)
+        answered += serves(service, server, 1, workers=3)
+        assert service.stop() == 0, service.said()
+    assert len(answered) >= 4
+    check_told(receiver, server, answered)
+
+
+def test_without_a_line_the_start_up_hook_watches_its_workers_which_may_load_the_application_each(
+    tmp_path: Path, receiver: Receiver, server: Server
+) -> None:
+    options = ["--processes", "2", "--lazy-apps"]
+    variables = {"POOL_TELEMETRY_EXPORT": "1", "UPSTREAM": server.url, **AT_EXIT}
+    with uwsgi(tmp_path, receiver, *options, app=APP, path=[Path(HOOK)], **variables) as service:
+        answered = serves(service, server, 2, workers=2)
+        assert service.stop() == 0, service.said()
+    check_told(receiver, server, answered)
+
+
+@programs.once
+def test_a_uwsgi_that_runs_no_threads_is_one_warning_of_each_process_that_exports(
+    receiver: Receiver, server: Server
+) -> None:
+    """The module ``uwsgi`` as it was up to 2.0.26, which no newer Python has: later ones always run them."""
+    said = programs.run(
+        f"""
+        import logging, sys, types, requests, pool_telemetry
+        logging.basicConfig(stream=sys.stdout, format="%(message)s")
+        sys.modules["uwsgi"] = types.SimpleNamespace(has_threads=0)
+        pool_telemetry.install(export=True)
+        for _ in range(2):
+            requests.get("{server.url}/close")
+        """,
+        (),
+        **exporting(receiver, **AT_EXIT),
+    )
+    assert said.count("--enable-threads") == 1
+    assert receiver.metrics(CHECKOUTS, **{"server.port": server.port})

@@ -46,7 +46,7 @@ def uwsgi(
     path: Sequence[Path] = (),
     **variables: str,
 ) -> AbstractContextManager[Service]:
-    """A uWSGI with a master that serves ``app``, and ends by SIGTERM."""
+    """A uWSGI with a master that serves ``app``, ends by SIGTERM, and lets export nothing before."""
     (folder / "app.py").write_text(textwrap.dedent(app))
     port = free_port()
     command = [
@@ -55,7 +55,7 @@ def uwsgi(
         *("--master", "--die-on-term", "--need-app"),
         *("--http-socket", f"127.0.0.1:{port}", "--pythonpath", str(folder), "--module", "app", *options),
     ]
-    return serving(command, port, folder, path, **exporting(receiver, **variables))
+    return serving(command, port, folder, path, **exporting(receiver, **AT_EXIT, **variables))
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,7 @@ def test_workers_tell_at_their_end_what_is_theirs_and_the_master_what_it_did_bef
         pool_telemetry.flush()  # at its end uWSGI lets the master do nothing
         """
     app = LINE + APP + textwrap.dedent(ask_twice)
-    variables = {"UPSTREAM": server.url, **AT_EXIT}
-    with uwsgi(tmp_path, receiver, "--processes", "2", *options, app=app, **variables) as service:
+    with uwsgi(tmp_path, receiver, "--processes", "2", *options, app=app, UPSTREAM=server.url) as service:
         answered = serves(service, server, 3, workers=2)
         assert len(receiver.exports) == 2  # the master's
         assert service.stop() == 0, service.said()
@@ -88,7 +87,7 @@ def test_workers_that_are_replaced_send_what_they_have_not_sent_yet(
 ) -> None:
     """After ``max-requests``, and when uWSGI reloads by SIGHUP."""
     limits = ["--processes", "1", "--max-requests", "3", "--min-worker-lifetime", "0"]
-    with uwsgi(tmp_path, receiver, *limits, UPSTREAM=server.url, **AT_EXIT) as service:
+    with uwsgi(tmp_path, receiver, *limits, UPSTREAM=server.url) as service:
         answered = serves(service, server, 1, workers=2)
         service.process.send_signal(signal.SIGHUP)
         answered += serves(service, server, 1, workers=3)
@@ -100,9 +99,10 @@ def test_workers_that_are_replaced_send_what_they_have_not_sent_yet(
 def test_without_a_line_the_start_up_hook_watches_its_workers_which_may_load_the_application_each(
     tmp_path: Path, receiver: Receiver, server: Server
 ) -> None:
-    options = ["--processes", "2", "--lazy-apps"]
-    variables = {"POOL_TELEMETRY_EXPORT": "1", "UPSTREAM": server.url, **AT_EXIT}
-    with uwsgi(tmp_path, receiver, *options, app=APP, path=[Path(HOOK)], **variables) as service:
+    options, hook = ["--processes", "2", "--lazy-apps"], [Path(HOOK)]
+    with uwsgi(
+        tmp_path, receiver, *options, app=APP, path=hook, UPSTREAM=server.url, POOL_TELEMETRY_EXPORT="1"
+    ) as service:
         answered = serves(service, server, 2, workers=2)
         assert service.stop() == 0, service.said()
     check_told(receiver, server, answered)

@@ -126,8 +126,8 @@ def _instance_id(process: int) -> str:
 
 @functools.cache
 def _warn_of_missing_threads(process: int) -> None:
-    # Up to 2.0.26 it runs Python's threads only while a request does, unless it is told otherwise. In a program of
-    # another kind its module is not to be had.
+    # uWSGI up to 2.0.26 runs Python's threads only while a request does, unless it is told otherwise. Its module is
+    # there in its own processes only.
     if getattr(sys.modules.get("uwsgi"), "has_threads", True):
         return
     log.warning("uWSGI lets no thread run between requests, and so exports come late: start it with --enable-threads")

@@ -90,9 +90,8 @@ def serves(service: Service, server: Server, requests: int, path: str = "/fin/0.
     """
     answered: Counter[int] = Counter()
     while answered.total() < requests or len(answered) < workers:
-        ended = server.books.ended.total()
         answered[int(service.get(path))] += 1
-        server.wait_for(lambda books, ended=ended: books.ended.total() > ended, 20)  # type: ignore[misc]  # no lambda has types
+        server.wait_for(lambda books: books.open == 0, 20)
     return answered
 
 

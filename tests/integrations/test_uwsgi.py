@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import socket
 import sys
 import textwrap
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -18,6 +21,7 @@ from tests.integrations.otlp import Receiver
 from tests.integrations.services import (
     AT_EXIT,
     CHECKOUTS,
+    PATIENCE,
     Service,
     check_told,
     exporting,
@@ -25,6 +29,7 @@ from tests.integrations.services import (
     serves,
     serving,
 )
+from tests.live.wire import wait_until
 
 LINE = "import pool_telemetry\npool_telemetry.install(export=True)\n"
 APP = """
@@ -38,6 +43,28 @@ def application(environ, start_response):
 """
 
 
+class Uwsgi(NamedTuple):
+    """A uWSGI that listens.
+
+    Attributes:
+        stats: the port on which it tells of its workers.
+    """
+
+    service: Service
+    stats: int
+
+    def stop(self) -> None:
+        """End it when no worker is at a request any more: such a one would do nothing of Python's at its end."""
+        wait_until(self._is_idle, PATIENCE)
+        assert self.service.stop() == 0, self.service.said()
+
+    def _is_idle(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self.stats)) as connection, connection.makefile() as told:
+            workers = json.load(told)["workers"]
+        return not any(core["in_request"] for worker in workers for core in worker["cores"])
+
+
+@contextmanager
 def uwsgi(
     folder: Path,
     receiver: Receiver,
@@ -45,17 +72,18 @@ def uwsgi(
     app: str = LINE + APP,
     path: Sequence[Path] = (),
     **variables: str,
-) -> AbstractContextManager[Service]:
-    """A uWSGI with a master that serves ``app``, ends by SIGTERM, and lets export nothing before."""
+) -> Iterator[Uwsgi]:
+    """A uWSGI with a master that serves ``app``, and exports nothing before its end."""
     (folder / "app.py").write_text(textwrap.dedent(app))
-    port = free_port()
+    port, stats = free_port(), free_port()
     command = [
         # It would reload as the Python that it finds behind a virtual environment's.
         *(str(Path(sys.executable).with_name("uwsgi")), "--binary-path", sys.executable),
-        *("--master", "--die-on-term", "--need-app"),
+        *("--master", "--die-on-term", "--need-app", "--stats", f"127.0.0.1:{stats}"),
         *("--http-socket", f"127.0.0.1:{port}", "--pythonpath", str(folder), "--module", "app", *options),
     ]
-    return serving(command, port, folder, path, **exporting(receiver, **AT_EXIT, **variables))
+    with serving(command, port, folder, path, **exporting(receiver, **AT_EXIT, **variables)) as service:
+        yield Uwsgi(service, stats)
 
 
 @pytest.mark.parametrize(
@@ -73,13 +101,14 @@ def test_workers_tell_at_their_end_what_is_theirs_and_the_master_what_it_did_bef
         pool_telemetry.flush()  # at its end uWSGI lets the master do nothing
         """
     app = LINE + APP + textwrap.dedent(ask_twice)
-    with uwsgi(tmp_path, receiver, "--processes", "2", *options, app=app, UPSTREAM=server.url) as service:
-        answered = serves(service, server, 3, workers=2)
+    with uwsgi(tmp_path, receiver, "--processes", "2", *options, app=app, UPSTREAM=server.url) as master:
+        answered = serves(master.service, server, 3, workers=2)
         assert len(receiver.exports) == 2  # the master's
-        assert service.stop() == 0, service.said()
-    assert "Traceback" not in service.said()
-    assert "--enable-threads" not in service.said()
-    check_told(receiver, server, answered, of_others={service.process.pid: 2})
+        master.stop()
+    said = master.service.said()
+    assert "Traceback" not in said
+    assert "--enable-threads" not in said
+    check_told(receiver, server, answered, of_others={master.service.process.pid: 2})
 
 
 def test_workers_that_are_replaced_send_what_they_have_not_sent_yet(
@@ -87,11 +116,11 @@ def test_workers_that_are_replaced_send_what_they_have_not_sent_yet(
 ) -> None:
     """After ``max-requests``, and when uWSGI reloads by SIGHUP."""
     limits = ["--processes", "1", "--max-requests", "3", "--min-worker-lifetime", "0"]
-    with uwsgi(tmp_path, receiver, *limits, UPSTREAM=server.url) as service:
-        answered = serves(service, server, 1, workers=2)
-        service.process.send_signal(signal.SIGHUP)
-        answered += serves(service, server, 1, workers=3)
-        assert service.stop() == 0, service.said()
+    with uwsgi(tmp_path, receiver, *limits, UPSTREAM=server.url) as master:
+        answered = serves(master.service, server, 1, workers=2)
+        master.service.process.send_signal(signal.SIGHUP)
+        answered += serves(master.service, server, 1, workers=3)
+        master.stop()
     assert len(answered) >= 4
     check_told(receiver, server, answered)
 
@@ -102,9 +131,9 @@ def test_without_a_line_the_start_up_hook_watches_its_workers_which_may_load_the
     options, hook = ["--processes", "2", "--lazy-apps"], [Path(HOOK)]
     with uwsgi(
         tmp_path, receiver, *options, app=APP, path=hook, UPSTREAM=server.url, POOL_TELEMETRY_EXPORT="1"
-    ) as service:
-        answered = serves(service, server, 2, workers=2)
-        assert service.stop() == 0, service.said()
+    ) as master:
+        answered = serves(master.service, server, 2, workers=2)
+        master.stop()
     check_told(receiver, server, answered)
 
 

@@ -17,7 +17,7 @@ import pytest
 from celery import Celery
 from celery.exceptions import TimeoutError
 
-from misbehaving import Books, Server
+from misbehaving import Server
 from tests import programs
 from tests.integrations.otlp import Receiver
 from tests.integrations.services import AT_EXIT, PATIENCE, check_told, exporting
@@ -88,17 +88,12 @@ def work(folder: Path, options: list[str]) -> Seen:
     with Server() as server, Receiver() as receiver, working(folder, options, receiver, UPSTREAM=server.url) as worker:
         answered: Counter[int] = Counter()
         for _ in range(TASKS):
-            ended = server.books.ended["fin"]
             result = client.send_task("shop.ask", ["/fin/0.05"])
             try:
                 answered[result.get(timeout=START, interval=0.05)] += 1
             except TimeoutError as error:
                 raise AssertionError((folder / "log").read_text()) from error
-
-            def has_dropped(books: Books, ended: int = ended) -> bool:
-                return books.ended["fin"] > ended
-
-            server.wait_for(has_dropped, PATIENCE)
+            server.wait_for(lambda books: books.open == 0, PATIENCE)
         worker.send_signal(signal.SIGTERM)
         # It waits for messages, of this kind of broker by the second, before it looks whether it is to end.
         while worker.poll() is None:

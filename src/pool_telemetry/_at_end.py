@@ -188,8 +188,19 @@ class AtEnd:
 
         try:
             _thread.start_new_thread(again, ())
-        except RuntimeError:  # Python is ending, and takes no new threads
+        except RuntimeError:  # Python 3.12 takes no new threads once it is ending
+            self._come_again_by_alarm(seconds, is_needed)
+
+    def _come_again_by_alarm(self, seconds: float, is_needed: "Callable[[], bool]") -> None:
+        if not hasattr(_signal, "setitimer") or _signal.getsignal(_signal.SIGALRM) != _signal.SIG_DFL:
             return
+
+        def again(number: int, frame: object) -> None:
+            if is_needed():
+                self._on_sigterm(number, frame)
+
+        _signal.signal(_signal.SIGALRM, again)
+        _signal.setitimer(_signal.ITIMER_REAL, seconds)
 
 
 def with_interrupt_kept(act: "Callable[[], object]") -> None:
@@ -204,6 +215,16 @@ def with_interrupt_kept(act: "Callable[[], object]") -> None:
             exec("raise KeyboardInterrupt")
         except KeyboardInterrupt:
             return  # as if it had just been
+
+
+def before_multiprocessing_ends(act: "Callable[[], object]") -> None:
+    """Do something at the end of a child of multiprocessing, last of all, once it has its first pool.
+
+    It leaves by os._exit() where it was forked, behind the back of atexit; where it was not, atexit comes afterwards.
+    """
+    util = sys.modules.get("multiprocessing.util")  # which such a child has imported
+    if util is not None:
+        util.Finalize(None, act, exitpriority=-sys.maxsize)  # its waiting for its own children comes before
 
 
 def write_to_stderr(data: bytes) -> None:

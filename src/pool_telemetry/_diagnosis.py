@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import _findings_of_servers as of_servers
 from . import _findings_of_use as of_use
 from ._finding import Finding, Severity
-from ._lifecycle import OTHER
+from ._lifecycle import SHARED
 from ._snapshot import Snapshot, UpstreamSnapshot
 
 # What a finding already says is not said again, nor is the contrary advised.
@@ -37,7 +37,7 @@ def _rank(finding: Finding) -> tuple[int, float, float, str, str]:
 
 def _diagnose_upstream(upstream: UpstreamSnapshot, snapshot: Snapshot) -> list[Finding]:
     # What is said of a server's limit or of a pool's size makes no sense of many servers taken together.
-    checks = of_use.CHECKS if upstream.address == OTHER else (*of_use.CHECKS, *of_servers.CHECKS)
+    checks = of_use.CHECKS if upstream.address in SHARED else (*of_use.CHECKS, *of_servers.CHECKS)
     found = [finding for check in checks if (finding := check(upstream, snapshot)) is not None]
     names = {finding.name for finding in found}
     return [finding for finding in found if not names & _EXPLAINED_BY.get(finding.name, set())]

@@ -13,8 +13,3 @@ class MissingExporterError(ImportError):
 
 #: Of these the words are enough.
 EXPLAINED = (UnsupportedUrllib3Error, MissingExporterError)
-
-
-def unexplained(error: Exception) -> Exception | None:
-    """An error whose traceback is to be logged with it, ``None`` if its words are enough."""
-    return None if isinstance(error, EXPLAINED) else error

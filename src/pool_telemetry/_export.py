@@ -34,6 +34,8 @@ from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, OTELResourceDetecto
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+from ._at_end import before_multiprocessing_ends
+from ._discretion import quoted
 from ._errors import MissingExporterError
 from ._settings import STARTED_IN
 
@@ -99,7 +101,7 @@ def tracer_provider() -> TracerProvider | None:
         provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         for exporter in exporters:
             provider.add_span_processor(BatchSpanProcessor(exporter))
-        _made.setdefault(key, provider)
+        _keep(key, provider)
     return _made.get(key)
 
 
@@ -115,8 +117,14 @@ def meter_provider() -> MeterProvider | None:
         _warn_of_missing_threads(os.getpid())
         # An exporter that is asked, as Prometheus asks, is a reader already.
         readers = [each if isinstance(each, MetricReader) else _pushing(each) for each in made]
-        _made.setdefault(key, MeterProvider(readers, _resource(), shutdown_on_exit=False))
+        _keep(key, MeterProvider(readers, _resource(), shutdown_on_exit=False))
     return _made.get(key)
+
+
+def _keep(key: tuple[int, str], provider: TracerProvider | MeterProvider) -> None:
+    _made.setdefault(key, provider)
+    if _is_of_multiprocessing():
+        before_multiprocessing_ends(provider.force_flush)
 
 
 @functools.cache
@@ -176,7 +184,7 @@ def _exporter(signal: str, name: str) -> Callable[[], Any]:
         # An empty variable is one that is not set: so says OpenTelemetry's specification.
         protocol = next(filter(None, (os.environ.get(variable, "").strip() for variable in variables)), "http/protobuf")
         if protocol not in _PROTOCOLS:
-            raise MissingExporterError(f"{variables[1]} is {protocol!r}: there is {' and '.join(_PROTOCOLS)}")
+            raise MissingExporterError(f"{variables[1]} is {quoted(protocol)}: there is {' and '.join(_PROTOCOLS)}")
         name = _PROTOCOLS[protocol]
     entry_point = next(iter(entry_points(group=f"opentelemetry_{signal}_exporter", name=name)), None)
     cause: Exception | None = None
@@ -190,6 +198,6 @@ def _exporter(signal: str, name: str) -> Callable[[], Any]:
     extra = _EXTRAS.get(name)
     remedy = f"install pool-telemetry[{extra}]" if extra else "install the package that brings it"
     raise MissingExporterError(
-        f"no OpenTelemetry exporter {name!r} for {signal} is installed: {remedy}, "
+        f"no OpenTelemetry exporter {quoted(name)} for {signal} is installed: {remedy}, "
         f"or set OTEL_{signal.upper()}_EXPORTER to otlp, console or none"
     ) from cause

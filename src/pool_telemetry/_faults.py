@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import CodeType
 from typing import Any
 
+from ._discretion import traced
+
 log = logging.getLogger("pool_telemetry")
 
 
@@ -46,9 +48,10 @@ class Fuse:
         except Exception:
             pass
         try:  # noqa: SIM105
-            log.exception(
-                "pool_telemetry has a fault in %s and switches it off; the application's requests are not affected",
+            log.error(
+                "pool_telemetry has a fault in %s and switches it off; the application's requests are not affected\n%s",
                 self._part,
+                traced(error) if error is not None else "",
             )
         except Exception:
             pass

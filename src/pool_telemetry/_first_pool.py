@@ -77,9 +77,8 @@ class FirstPool:
         self._is_reported = True
         import logging
 
-        is_explained = type(error).__module__ == "pool_telemetry._errors"
         log = logging.getLogger("pool_telemetry")
-        log.warning("connection pools are not watched: %s", error, exc_info=None if is_explained else error)
+        log.warning("connection pools are not watched: %s", _told(error))
 
 
 class _Constructor:
@@ -100,6 +99,14 @@ class _Constructor:
         if not self._awaited.is_awaited and vars(self._pool).get(_METHOD) is self:
             setattr(self._pool, _METHOD, self._original)
         return self._original.__get__(instance, owner)
+
+
+def _told(error: Exception) -> str:
+    try:
+        from pool_telemetry._discretion import told
+    except Exception:
+        return repr(error)  # what it needs is not there, and that is what went wrong
+    return told(error)
 
 
 def _imported_pool() -> "type | None":

@@ -66,10 +66,15 @@ class Hooks:
         if hasattr(urllib3.connection, "ssl_wrap_socket"):  # missing in a Python without ssl
             patches.wrap(urllib3.connection, "ssl_wrap_socket", self._connect.ssl_wrap_socket)
         patches.open()
+        self._watch.look_again()
 
     def take_out(self) -> None:
         """Put urllib3 back as it was."""
         self._patches.undo()
+
+    def forget_thread(self) -> None:
+        """Forget what the thread that was forked was at: in the child it may never come back to it."""
+        self._watch.forget_thread()
 
     def _patch_class(self, cls: type) -> None:
         # docker, requests-unixsocket and others bring connection classes that override connect() without super().

@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ._at_end import with_interrupt_kept
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 # Seconds that a thread waits at most for another that is installing, or making exporters: less than the five for which
 # the SDK waits for a detector of resources, whose request may be what waits.
 _PATIENCE = 3.0
+# A fork waits longer: what is half imported in the child hangs whoever imports it there.
+_FORK_PATIENCE = 30.0
 _lock = threading.RLock()
 _ledger: Ledger | None = None
 _wanted: Wanted | None = None  # in force, or to be put in force by the first pool
@@ -125,9 +128,6 @@ def snapshot() -> Snapshot:
     Returns:
         without upstreams if nothing was installed so far, or no pool was seen.
     """
-    import platform
-    from datetime import datetime, timezone
-
     from ._snapshot import SCHEMA, Snapshot
 
     ledger = _ledger
@@ -135,7 +135,7 @@ def snapshot() -> Snapshot:
         schema=SCHEMA,
         version=__version__,
         urllib3_version=str(getattr(sys.modules.get("urllib3"), "__version__", "")),
-        python_version=platform.python_version(),
+        python_version=".".join(map(str, sys.version_info[:3])),
         process=os.getpid(),
         taken_at=datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         watched_seconds=0.0 if ledger is None else ledger.watched_seconds(),
@@ -150,11 +150,20 @@ def report(file: TextIO | None = None) -> None:
     Args:
         file: where to, ``sys.stderr`` if ``None``; coloured on a terminal, if rich is installed (extra ``cli``).
     """
-    from ._diagnosis import diagnose
-    from ._report import show
+    _show(snapshot(), sys.stderr if file is None else file)
 
-    seen = snapshot()
-    show(seen, diagnose(seen), sys.stderr if file is None else file)
+
+def _show(seen: Snapshot, file: TextIO) -> None:
+    _hold(_PATIENCE)  # a child that is forked in the midst of an import could never end it
+    try:
+        from ._diagnosis import diagnose
+        from ._page import likes_colour
+        from ._report import show
+
+        likes_colour(file)  # which imports rich, if it is there
+    finally:
+        _let_go()
+    show(seen, diagnose(seen), file)
 
 
 def _report_at_exit(process: int) -> None:
@@ -164,12 +173,9 @@ def _report_at_exit(process: int) -> None:
 
 
 def _report_last(file: TextIO) -> None:
-    from ._diagnosis import diagnose
-    from ._report import show
-
     seen = last_snapshot()
     if seen is not None and seen.upstreams:
-        show(seen, diagnose(seen), file)
+        _show(seen, file)
 
 
 def last_snapshot() -> Snapshot | None:
@@ -335,14 +341,16 @@ def _before_fork() -> None:
 
 def _after_fork_in_parent() -> None:
     if _emitter is not None:
-        _emitter.after_fork(is_child=False)
+        _emitter.after_fork_in_parent()
 
 
 def _start_afresh_in_child() -> None:
     if _ledger is not None:
-        _ledger.reset()
+        _ledger.check_process()  # a thread that the SDK has started anew may be here already
+    if _hooks is not None:
+        _hooks.forget_thread()
     if _emitter is not None:
-        _emitter.after_fork(is_child=True)
+        _emitter.after_fork_in_child()
     if _stand_ins is not None:
         _stand_ins.withdraw()
 
@@ -368,8 +376,8 @@ def _provide_stand_ins() -> None:
             lock.release()
 
 
-def _hold() -> None:
-    _lock.acquire(timeout=_PATIENCE)
+def _hold(patience: float = _FORK_PATIENCE) -> None:
+    _lock.acquire(timeout=patience)
 
 
 def _let_go() -> None:

@@ -10,7 +10,7 @@ from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, MeterProvider, NoOpMeterProvider, Observation
 
 from . import _semconv as names
-from ._faults import Fuse
+from ._faults import Fuse, let_signals_pass
 from ._providers import is_api_only
 from ._semconv import Metric
 from ._version import __version__
@@ -27,6 +27,7 @@ class Instruments:
     """
 
     _made: ClassVar[weakref.WeakKeyDictionary[MeterProvider, Instruments]] = weakref.WeakKeyDictionary()
+    _cut_off: ClassVar[weakref.WeakSet[MeterProvider]] = weakref.WeakSet()
 
     def __init__(self, meter_provider: MeterProvider) -> None:
         self._provider = weakref.ref(meter_provider)
@@ -50,6 +51,8 @@ class Instruments:
 
     def ensure(self, wanted: Iterable[Metric]) -> None:
         """Make those instruments that are not there yet."""
+        if self._sdk() in self._cut_off:
+            return
         for metric in wanted:
             if metric.kind == "histogram":
                 if metric.name not in self.histograms:
@@ -66,10 +69,30 @@ class Instruments:
 
     def has_sdk(self) -> bool:
         """Whether somebody takes what is recorded: not the API alone, whose instruments do nothing."""
+        provider = self._sdk()
+        return provider is not None and provider not in self._cut_off
+
+    def is_collecting(self) -> bool:
+        """Whether the SDK is in the midst of a collection, as far as it is built as is known of 1.30 to 1.45."""
+        consumer = getattr(self._sdk(), "_measurement_consumer", None)
+        try:
+            return bool(consumer is not None and consumer._lock.locked())
+        except Exception:
+            let_signals_pass()
+            return False
+
+    def cut_off(self) -> bool:
+        """Leave the SDK's provider alone in this process, as its locks are locked for good; whether there is one."""
+        provider = self._sdk()
+        if provider is not None:
+            self._cut_off.add(provider)
+        return provider is not None
+
+    def _sdk(self) -> MeterProvider | None:
         provider = self._provider()
         if provider is not None and is_api_only(provider):
             provider = metrics.get_meter_provider()
-        return provider is not None and not is_api_only(provider)
+        return None if provider is None or is_api_only(provider) else provider
 
     def _callback(self, metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
         fuse = Fuse(f"the callback of {metric.name}", lambda: None)

@@ -4,11 +4,63 @@ Hooks *post* what happened to a deque, which is atomic and safe even inside garb
 under the lock it is *booked* later, by whoever comes next along a slow path or collects metrics. Nothing else changes
 the books. What a clean reuse counts stays in the connection's own record until the connection is closed.
 
-What threads share, and who writes it:
-    ``_posted``                 any thread appends, the holder of the lock takes out
-    ``Book.out``, ``.waiting``  sets, changed by single atomic calls
-    ``Book.peaks``              appended by any thread; its maximum counts
-    everything else             the holder of the lock
+What threads share, and who writes it. *Atomic* is a single call of a built-in container's, ``list()`` of it among
+these: no other thread gets in between, with or without a GIL. What is *made once* is there before others can find it.
+
+    Ledger
+        ``_pooled``, ``is_closed``, ``_clock``: made once
+        ``max_upstreams``, ``by_peer``: ``install()``, under its own lock
+        ``_posted``, ``samples``: any thread appends, the holder of the lock takes out; atomic
+        ``tallied``: the holder of the lock appends, any thread takes out; another one by ``install()``, or by the fault
+            that ends the recording
+        ``_books``: the holder of ``entering``
+        ``_left_alone``, ``_renewing``: any thread; atomic
+        ``_told_peers``: any thread; atomic, and at the worst a few more than are wanted
+        ``_inside``: each thread adds and takes out itself; atomic
+        ``_last``: any thread that reads; each is whole, and the last one stands
+        ``is_attached``: the holder of the lock
+        ``_lock``, ``entering``, ``process``, ``began``, ``_inherited``: the one thread that empties a child's books
+    Book
+        ``upstream``: made once
+        ``out``, ``missing``, ``waiting``, ``peaks``: any thread; atomic
+        ``peak``: any thread; a hint that may lag behind ``peaks``, until somebody finds it too low
+        ``pools``, ``connections``, ``checkouts``, ``drops``, ``closed``, ``opened``, ``adopted``, ``inherited``,
+            ``leaked``, ``creations``, ``use_ns``, ``open_keys``, ``socket_keys``, ``size_keys``, ``digests`` with what
+            is in them: the holder of the lock
+    PoolRecord
+        ``pool``, ``book``, ``is_block``, ``is_proxied``, ``size``: made once
+        ``lost``: each thread under a key of its own, and any thread takes out; atomic
+        ``simple_class``: any thread; ``None`` only costs time. Who adds to ``lost`` clears it after that, and who sets
+            it looks at ``lost`` after that
+        ``emptied_by``, ``freed_at``: any thread; the last one stands
+    ConnectionRecord: where nothing else is said its *owner*, the thread that has taken the connection out of the pool
+            and not put it back. The pool's queue hands it on, so owners come one after the other
+        ``pool``, ``fin_unclaimed`` (of which many may pop, and one gets it): made once
+        ``is_open``: the owner, but ``False`` by whoever closes it or finds it gone
+        ``conn``: the owner, and the owner of its successor, who takes it away
+        ``use_ns``: the owner, or another who closes it. Where both come at one moment the telling of the close has its
+            own figure, which is what counts
+        ``drop``, ``close_reason``, ``has_failed``: the owner, or another who closes it
+        ``is_inherited``: the holder of the lock
+        ``adopted``, ``returned_at``, ``opened_at``, ``checked_out_at``: the holder of the lock too, when
+            ``install()`` takes up again what it finds
+        ``sock``, ``reuses``, ``last_used``, ``previously_used``, ``opened_by``, ``setup``, ``setup_cause``,
+            ``repairs``, ``is_told``, ``peer``, ``local_port``, ``version``, ``tls_version``
+    Elsewhere
+        ``Watch.local`` (``is_observing`` in it): each thread has its own; anew in a forked child. ``_process``: any
+            thread, the same value. ``_observer``: ``None`` by the fault that ends it
+        ``Fuse._unblown``: any thread pops, and one gets it, who then sets ``is_blown``
+        ``Patches.gate``, ``_claims``, ``_patches``, ``_over``: any thread; atomic
+        ``MetricsEmitter._readings``, ``_served``: who collects, under the SDK's lock. ``_is_cut_off``: the forked child
+        ``Recorders.at_it``, ``_forking``: each thread adds and takes out itself; atomic
+        ``Instruments.source``: ``install()`` and ``uninstall()``, or ``None`` by a fault
+        ``_instruments``, ``_stand_ins``, ``_stand_in``, ``_provided_in``, ``is_wanted``, ``_hooks``, ``_emitter``,
+            ``_ledger``, ``_wanted``: under the lock of ``install()``. ``_instrument._lock`` itself: a forked child
+        ``_teller``: the main thread, before the program begins or as it ends
+        ``Teller._claims``: any thread; atomic. ``_met_in``, ``_mark``: the one whose claim it is. ``_told_in``,
+            ``_left``, ``_is_closed``, ``_before_exit``: who ends the process
+        ``FirstPool._seen``, ``is_awaited``, ``_is_reported``: any thread; at the worst something is done twice that may
+            be
 """
 
 from __future__ import annotations
@@ -35,10 +87,12 @@ from ._records import (
     unmark,
 )
 from ._snapshot import UpstreamSnapshot
-from ._tally import tally
+from ._tally import Tallied, tally
 from ._viewing import view_book
 
 T = TypeVar("T")
+# On the average of upstreams, so many addresses are told apart.
+_PEERS = 10
 
 
 class Ledger:
@@ -60,7 +114,7 @@ class Ledger:
         self.is_closed = is_closed
         self._clock = clock
         self.max_upstreams = 100
-        #: Whether levels are kept apart by the peer's address.
+        #: Whether connections are kept apart by the peer's address.
         self.by_peer = False
         self.is_attached = False
         #: Durations to be tallied: details, and of a clean reuse (connection, idle ns, use).
@@ -70,11 +124,10 @@ class Ledger:
         self._inherited: weakref.WeakSet[Any] = weakref.WeakSet()
         self._posted: deque[Any] = deque()
         self._left_alone: dict[Any, PoolRecord] = {}
+        self._renewing: dict[int, threading.RLock] = {}
         self._clear()
 
     def _clear(self) -> None:
-        #: Whose books these are.
-        self.process = os.getpid()
         # A lock that another thread held at the fork would stay locked: the child gets its own.
         self._lock = threading.RLock()  # which knows its owner, so that what was not taken is not released
         #: Held while a new pool or upstream is entered. The same thread may enter it again: a finaliser that makes a
@@ -88,7 +141,10 @@ class Ledger:
         self.tallied.clear()
         self._posted.clear()
         self._books: dict[Upstream, Book] = {}
+        self._told_peers: set[tuple[Upstream, str]] = set()
         self._last: list[Reading] = []
+        #: Whose books these are. Last: whoever finds its own process here finds its books.
+        self.process = os.getpid()
 
     # What hooks call: never blocks
 
@@ -124,10 +180,15 @@ class Ledger:
 
     def check_process(self) -> bool:
         """Start with empty books in a forked child, also where no fork hook has run (uWSGI); whether it did."""
-        is_child = os.getpid() != self.process
-        if is_child:
-            self.reset()
-        return is_child
+        process = os.getpid()
+        if process == self.process:
+            return False
+        # Several threads of the child may come at once: one empties the books, before the others enter anything. By a
+        # lock of the child's own, which nobody can have held at the fork.
+        with self._renewing.setdefault(process, threading.RLock()):
+            if process != self.process:
+                self.reset()
+        return True
 
     # Pools
 
@@ -136,14 +197,36 @@ class Ledger:
         with self.entering:
             book = self._books.get(upstream)
             if book is None:
-                if sum(each.address != OTHER for each in tuple(self._books)) >= self.max_upstreams:
+                if sum(each.address != OTHER for each in list(self._books)) >= self.max_upstreams:
                     upstream = Upstream(OTHER, None, upstream.scheme)
                 book = self._books.setdefault(upstream, Book(upstream))
             return book
 
+    def told_peer(self, connection: ConnectionRecord) -> str | None:
+        """The peer's address as metrics have it, ``None`` without one, or if it is not asked for.
+
+        Each is a series that does not vanish, and whoever controls a name's addresses can make up as many as they like:
+        beyond so many it is ``_OTHER``, and of ``_OTHER`` always.
+        """
+        book = connection.pool.book
+        if not self.by_peer or connection.peer is None or book is None:
+            return None
+        upstream, address = book.upstream, connection.peer[0]
+        if (upstream, address) in self._told_peers:
+            return address
+        if upstream.address == OTHER or len(self._told_peers) >= _PEERS * self.max_upstreams:
+            return OTHER
+        self._told_peers.add((upstream, address))
+        return address
+
     def pools(self) -> list[PoolRecord]:
         """All pools that are watched."""
-        return self._locked(lambda: [pool for book in self._books.values() for pool in book.pools]) or []
+        return self._locked(lambda: [pool for book in self._all_books() for pool in book.pools]) or []
+
+    def _all_books(self) -> list[Book]:
+        # Others open books meanwhile. Not by tuple(), which may collect garbage, and so run anything, as it begins to
+        # copy (up to Python 3.11). And without a GIL only list() copies in one go what others change.
+        return list(self._books.values())
 
     def leave_alone(self, reference: Any, record: PoolRecord) -> None:
         """Remember a pool that is not looked at, to take the mark off it later."""
@@ -175,7 +258,7 @@ class Ledger:
 
     def _attach(self, is_wanted: Callable[[Upstream], bool], take_up: Callable[[PoolRecord], None]) -> None:
         self.is_attached = True
-        for book in tuple(self._books.values()):
+        for book in self._all_books():
             book.waiting.clear()
             book.out.clear()
             book.missing.clear()
@@ -195,7 +278,7 @@ class Ledger:
         queues = self._queues(book)
         taken_up: set[int] = set()
         for connection in tuple(book.connections):
-            conn = connection.conn and connection.conn()
+            conn = connection.live()
             if conn is None or not _same_socket(connection, conn):
                 connection.is_open = False
                 self._apply(closed_unseen(connection))
@@ -213,10 +296,14 @@ class Ledger:
                     connection.checked_out_at = self._clock()
                     book.take(connection)
 
+    def look_again(self) -> None:
+        """Close for an unknown reason what has lost its socket since it was taken up."""
+        self._locked(lambda: [self._look(book) for book in tuple(self._books.values())])
+
     def reset(self) -> None:
         """Empty books, as a forked child must have them: the parent tells of its own."""
         self._book()  # what was only posted has its marks on the application's objects, too
-        for book in self._books.values():
+        for book in self._all_books():
             self._inherited.update(filter(None, (_socket_of(each) for each in book.connections)))
         self._unmark()
         self._clear()
@@ -228,16 +315,16 @@ class Ledger:
 
     def _marked(self) -> Iterator[Any]:
         """What may bear a mark; among it ``None``, and whatever else lies in the application's pools."""
-        for reference in tuple(self._left_alone):
+        for reference in list(self._left_alone):
             yield reference()
-        for book in tuple(self._books.values()):
+        for book in self._all_books():
             for pool in tuple(book.pools):
                 live = pool.pool()
                 yield live
                 if live is not None:  # what lies there without a socket is in no book
                     yield from self._pooled(live) or ()
             for connection in (*book.connections, *book.out, *book.missing):
-                yield connection.conn and connection.conn()
+                yield connection.live()
 
     # Booking: under the lock
 
@@ -274,11 +361,28 @@ class Ledger:
                 sample = self.samples.popleft()
             except IndexError:  # they were dropped meanwhile
                 return
-            self._tally(sample)
+            if type(sample) is Tallied:
+                sample = sample.sample
+            else:
+                tally(sample)
+            self.tallied.append(sample)
 
-    def _tally(self, sample: Any) -> None:
-        tally(sample)
-        self.tallied.append(sample)
+    def _tally_in_place(self) -> None:
+        for _ in range(len(self.samples)):
+            try:
+                sample = self.samples.popleft()
+            except IndexError:
+                return
+            self._keep(sample)
+
+    def _keep(self, sample: Any) -> None:
+        """Tally a sample, unless it has been, and leave it to the histograms, if there are any."""
+        if type(sample) is not Tallied:
+            tally(sample)
+            sample = Tallied(sample)
+        if self.tallied.maxlen != 0:
+            # Not into `tallied`, which nobody may ever empty: whether the buffer is full is told by the samples.
+            self.samples.append(sample)
 
     # Reading
 
@@ -291,9 +395,9 @@ class Ledger:
         if self.is_busy_here():
             # The last figures are better than a hang.
             return self._last
-        readings = self._locked(lambda: [view.reading for _, view in self._walk()])
-        self._last = readings or []
-        return self._last
+        readings = self._locked(lambda: [view.reading for _, view in self._walk()]) or []
+        self._last = readings
+        return readings  # and not what may be another thread's by now
 
     def is_busy_here(self) -> bool:
         """Whether this very thread is at the books: then this is a signal handler, or a finaliser, on top of it."""
@@ -312,13 +416,13 @@ class Ledger:
         return self._locked(lambda: [view_book(book, *view) for book, view in self._walk()]) or []
 
     def _walk(self) -> Iterator[tuple[Book, _View]]:
-        self._drain()
-        for book in tuple(self._books.values()):
+        self._tally_in_place()
+        for book in self._all_books():
             looks = self._look(book)
             live = [pool for pool in tuple(book.pools) if self._is_live(pool)]
-            reading, fins = read_book(book, looks, live, by_peer=self.by_peer)
+            reading, fins = read_book(book, looks, live, self.told_peer)
             for fin in fins:
-                self._tally(fin)
+                self._keep(fin)
             yield book, _View(reading, looks, live)
 
     def _is_live(self, pool: PoolRecord) -> bool:
@@ -340,7 +444,7 @@ class Ledger:
         looks: dict[ConnectionRecord, Look] = {}
         strangers = []
         for connection in tuple(book.connections):
-            conn = connection.conn and connection.conn()
+            conn = connection.live()
             if (
                 conn is None
                 or not _same_socket(connection, conn)
@@ -377,9 +481,10 @@ def _is_idle(
 
 
 def _socket_of(connection: ConnectionRecord) -> Any:
-    return connection.sock and connection.sock()
+    reference = connection.sock
+    return None if reference is None else reference()
 
 
 def _same_socket(connection: ConnectionRecord, conn: Any) -> bool:
-    sock = getattr(conn, "sock", None)
-    return sock is not None and (connection.sock is None or connection.sock() is sock)
+    sock, reference = getattr(conn, "sock", None), connection.sock
+    return sock is not None and (reference is None or reference() is sock)

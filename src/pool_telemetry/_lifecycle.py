@@ -68,8 +68,8 @@ class Upstream(NamedTuple):
 
     Attributes:
         address: host name, IP address or path of a unix socket; ``_OTHER`` beyond ``max_upstreams``; ``_INVALID``
-            for what is no host's name, and may hold a password.
-        port: ``None`` for a unix socket and for ``_OTHER``.
+            for all that is no host's name, and may hold a password.
+        port: ``None`` for a unix socket, for ``_OTHER`` and for ``_INVALID``.
         scheme: ``http`` or ``https``.
     """
 
@@ -80,11 +80,13 @@ class Upstream(NamedTuple):
     @property
     def is_unix_socket(self) -> bool:
         """Whether the address is a path: there is no TCP then."""
-        return self.port is None and self.address != OTHER
+        return self.port is None and self.address not in SHARED
 
 
 OTHER = "_OTHER"
 INVALID = "_INVALID"
+#: What may stand for several servers.
+SHARED = (OTHER, INVALID)
 
 #: What OpenTelemetry's context said when a connection was used: the current span's SpanContext, ``None``
 #: without a span, or :data:`SUPPRESSED`. Opaque here.

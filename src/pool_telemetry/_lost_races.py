@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ._advice import RETRY, longer_keepalive, reminders
 from ._figures import as_time, in_percent, limit_of
-from ._lifecycle import OTHER
+from ._lifecycle import SHARED
 from ._snapshot import Durations, UpstreamSnapshot
 from ._thresholds import (
     LEAST_LOST,
@@ -46,7 +46,7 @@ def cause_of(upstream: UpstreamSnapshot, by_reason: dict[str, int]) -> Cause | N
     known = [each for each in upstream.lost_race_idle_seconds.values() if each.count]
     lost, seen = sum(by_reason.values()), sum(each.count for each in known)
     # The limits of many servers taken together are none. And a few must not stand for the rest.
-    if upstream.address == OTHER or seen < LEAST_LOST or 2 * seen <= lost:
+    if upstream.address in SHARED or seen < LEAST_LOST or 2 * seen <= lost:
         return None
     idle = _Idle(
         min(each.p05 for each in known), max(each.median for each in known), max(each.p95 for each in known), lost

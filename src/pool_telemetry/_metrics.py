@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -18,7 +17,8 @@ from opentelemetry.metrics import Histogram, MeterProvider, Observation
 from opentelemetry.trace import propagation
 
 from . import _semconv as names
-from ._faults import Fuse
+from ._faults import Fuse, log
+from ._forking import Recorders
 from ._instruments import Instruments, Source
 from ._ledger import Ledger
 from ._lifecycle import OTHER, SUPPRESSED, DropPhase, Outcome, Upstream, Use
@@ -29,8 +29,6 @@ from ._records import CheckedOut, Closed, ConnectionRecord, Dropped, FinSeen, Po
 from ._semconv import Attributes, Metric, known, seconds, upstream_attributes
 from ._settings import Settings
 
-# Seconds that a fork waits at most for what other threads are recording; a full buffer takes some 3 ms.
-_FORK_PATIENCE = 0.2
 _TOO_MANY = 10_000  # samples
 
 Histograms = dict[str, Histogram]  # by the metric's name
@@ -51,11 +49,12 @@ class MetricsEmitter:
         self._stand_ins: Instruments | None = None
         self._readings: list[Reading] = []
         self._served: set[str] = set()
-        self._flushing: set[int] = set()
-        self._forking: set[int] = set()
+        self._recorders = Recorders(lambda: self._instruments is not None and self._instruments.is_collecting())
+        self._is_cut_off = False
         self._reading_fuse = Fuse("the reading of the books", self._fall_silent)
         self._fuse = Fuse("the recording of metrics", self._let_nothing_gather)
-        ledger.tallied = deque()
+        self._tallied: deque[Any] = deque()
+        ledger.tallied = self._tallied
 
     def start(self, meter_provider: MeterProvider | None) -> None:
         """Make the instruments of a meter provider that it does not have yet, and feed them from now on.
@@ -91,7 +90,8 @@ class MetricsEmitter:
         self._let_nothing_gather()
 
     def _let_nothing_gather(self) -> None:
-        self._ledger.tallied = deque(maxlen=0)
+        if self._ledger.tallied is self._tallied:  # and not that of an emitter that install() has made meanwhile
+            self._ledger.tallied = deque(maxlen=0)
 
     def stop(self) -> None:
         """Fall silent; the instruments stay, for one that is made twice would lose its callback."""
@@ -112,19 +112,17 @@ class MetricsEmitter:
 
     def before_fork(self) -> None:
         """Let other threads finish what they record: the child could never get a lock of the SDK that they hold."""
-        me = threading.get_ident()
-        self._forking.add(me)
-        deadline = time.monotonic() + _FORK_PATIENCE
-        while self._flushing - {me} and time.monotonic() < deadline:
-            time.sleep(0.0005)
+        self._recorders.before_fork()
 
-    def after_fork(self, *, is_child: bool) -> None:
-        """Go on; in the child nobody else is recording any more."""
-        me = threading.get_ident()
-        if is_child:
-            self._flushing &= {me}
-            self._forking.clear()
-        self._forking.discard(me)
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._recorders.after_fork_in_parent()
+
+    def after_fork_in_child(self) -> None:
+        """Go on, but record nothing by what the parent has left locked: a request would wait there for ever."""
+        is_locked = self._recorders.after_fork_in_child()
+        if is_locked and self._instruments is not None:
+            self._is_cut_off = self._instruments.cut_off()
 
     def _wants(self, metric: Metric) -> bool:
         # Asked at each point too: an earlier install() may have given the provider more instruments than this one does.
@@ -167,15 +165,17 @@ class MetricsEmitter:
         """
         samples = self._ledger.tallied
         me = threading.get_ident()
-        if me in self._flushing:
+        if me in self._recorders.at_it:
             # A finaliser's request, while the SDK holds its own lock for this thread. Or a child that was forked by a
             # signal handler in the middle of it, and that goes on from there: it must not keep all that comes.
             if len(self._ledger.samples) > _TOO_MANY:
                 self._ledger.samples.clear()
             return
+        if can_wait and self._recorders.should_wait():
+            return
         try:
-            self._flushing.add(me)
-            if can_wait and self._forking:
+            self._recorders.at_it.add(me)
+            if can_wait and self._recorders.should_wait():  # one that has not seen this thread
                 return
             self._ledger.drain()
             instruments = self._stand_ins
@@ -183,12 +183,21 @@ class MetricsEmitter:
                 instruments = self._instruments
             if self._fuse.is_blown or instruments is None or not instruments.has_sdk():
                 samples.clear()
+                self._tell_if_cut_off()
                 return
             self._record_samples(samples, instruments.histograms)
         except Exception:
             self._fuse.blow()
         finally:
-            self._flushing.discard(me)
+            self._recorders.at_it.discard(me)
+
+    def _tell_if_cut_off(self) -> None:
+        if self._is_cut_off:
+            self._is_cut_off = False
+            log.warning(
+                "this process records no histograms: it was forked while another thread held a lock of OpenTelemetry's "
+                "SDK, which nobody can release here; let each process set up providers of its own, or use `export`"
+            )
 
     def _record_samples(self, samples: deque[Any], into: Histograms) -> None:
         reuses: dict[Any, deque[Any]] = {}  # there are most of these by far: those of one point are recorded together
@@ -253,8 +262,7 @@ class MetricsEmitter:
         """What tells one point from another, beside the metric's own attributes."""
         peer = None
         if isinstance(of, ConnectionRecord):
-            if self._settings.peer_address and of.peer is not None:
-                peer = of.peer[0]
+            peer = self._ledger.told_peer(of) if self._settings.peer_address else None
             of = of.pool
         assert of.book is not None
         return of.book.upstream, peer

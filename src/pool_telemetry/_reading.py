@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,11 +18,8 @@ from ._lifecycle import (
     SocketState,
     Upstream,
 )
-from ._records import ACTIVE, BORN_OPEN, IDLE, Book, ConnectionRecord, FinSeen, OpenKey, PoolRecord, SocketKey
+from ._records import ACTIVE, IDLE, Book, ConnectionRecord, FinSeen, OpenKey, PoolRecord, SocketKey
 from ._verdicts import close_wait_ns, remote_close_ns
-
-# Each address that a connection had is a series, which does not vanish: a rotating set must not grow for ever.
-_MOST_PEERS = 200
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,10 @@ _NOT_LOOKED_AT = Look(is_idle=False, state=UNKNOWN_STATE, at=0)
 
 
 def read_book(
-    book: Book, looks: dict[ConnectionRecord, Look], pools: list[PoolRecord], *, by_peer: bool
+    book: Book,
+    looks: dict[ConnectionRecord, Look],
+    pools: list[PoolRecord],
+    peer_of: Callable[[ConnectionRecord], str | None],
 ) -> tuple[Reading, list[FinSeen]]:
     """An upstream's figures, and the FINs that nobody has told of yet.
 
@@ -73,7 +74,7 @@ def read_book(
         book: whose lock is held.
         looks: at the connections that are open.
         pools: those that live, and have not been closed.
-        by_peer: whether levels are kept apart by the peer's address.
+        peer_of: gives the peer's address by which levels are kept apart.
     """
     open_: Counter[OpenKey] = Counter()
     sockets: Counter[SocketKey] = Counter()
@@ -82,8 +83,7 @@ def read_book(
     for connection in tuple(book.connections):
         is_idle, state, at = looks.get(connection, _NOT_LOOKED_AT)
         level = IDLE if is_idle else ACTIVE
-        peer = connection.peer[0] if by_peer and connection.peer else None
-        open_[level, connection.version, peer] += 1
+        open_[level, connection.version, peer_of(connection)] += 1
         sockets[level, state.tcp_state] += 1
         if is_idle and state.tcp_state == CLOSE_WAIT:
             idle_ns = connection.idle_ns(at)
@@ -94,8 +94,6 @@ def read_book(
     sizes: Counter[bool] = Counter()
     for pool in pools:
         sizes[pool.is_block] += pool.size
-    if len(book.open_keys) > _MOST_PEERS:
-        book.open_keys = dict.fromkeys(BORN_OPEN)
     book.open_keys.update(dict.fromkeys(open_))
     book.socket_keys.update(dict.fromkeys(sockets))
     book.size_keys.update(dict.fromkeys(sizes))

@@ -200,6 +200,11 @@ class ConnectionRecord:
         book = self.pool.book
         return f"<ConnectionRecord {state}, reuses={self.reuses}, upstream={book and book.upstream}>"
 
+    def live(self) -> Any:
+        """The connection object, ``None`` if it is gone, or has another record by now."""
+        reference = self.conn  # asked for once: another thread may take it away
+        return None if reference is None else reference()
+
     def idle_ns(self, now: int) -> int | None:
         """Time since the return, ``None`` where the return was not seen."""
         return None if self.returned_at is None else now - self.returned_at

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from ._discretion import told
 from ._faults import let_signals_pass
 
 log = logging.getLogger("pool_telemetry")
@@ -36,7 +37,7 @@ def _repeat(wait: Callable[[], object], work: Callable[[], bool]) -> None:
         wait()
         try:
             is_wanted = work()
-        except Exception:
+        except Exception as error:
             let_signals_pass()
-            log.warning("no more reports are printed before the end", exc_info=True)
+            log.warning("no more reports are printed before the end: %s", told(error))
             return

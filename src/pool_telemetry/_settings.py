@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ._discretion import quoted
+
 log = logging.getLogger("pool_telemetry")
 
 ENVIRONMENT_PREFIX = "POOL_TELEMETRY_"
@@ -59,7 +61,7 @@ class Settings:
         """
         unknown = sorted(set(arguments) - set(_CHECKS))
         if unknown:
-            raise TypeError(f"unknown setting {unknown[0]!r}; the settings are {', '.join(_CHECKS)}")
+            raise TypeError(f"unknown setting {quoted(unknown[0])}; the settings are {', '.join(_CHECKS)}")
         values = {}
         for name, check in _CHECKS.items():
             if arguments.get(name) is not None:
@@ -90,9 +92,9 @@ def _from_environment(name: str, environ: Mapping[str, str]) -> dict[str, Any]:
 def _one_of(allowed: tuple[str, ...]) -> Callable[[str, Any], str]:
     def check(name: str, value: Any) -> str:
         if not isinstance(value, str):
-            raise TypeError(f"{name}={value!r} is not one of {', '.join(map(repr, allowed))}")
+            raise TypeError(f"{name}={quoted(value)} is not one of {', '.join(map(repr, allowed))}")
         if value not in allowed:
-            raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, allowed))}")
+            raise ValueError(f"{name}={quoted(value)} is not one of {', '.join(map(repr, allowed))}")
         return allowed[allowed.index(value)]  # not str(value): of an enum's member that is another one
 
     return check
@@ -100,23 +102,23 @@ def _one_of(allowed: tuple[str, ...]) -> Callable[[str, Any], str]:
 
 def _whole_number(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}={value!r} must be a whole number of at least 1")
+        raise TypeError(f"{name}={quoted(value)} must be a whole number of at least 1")
     if value < 1:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+        raise ValueError(f"{name}={quoted(value)} must be a whole number of at least 1")
     return value
 
 
 def _seconds(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}={value!r} must be a number of seconds, 0 or more")
+        raise TypeError(f"{name}={quoted(value)} must be a number of seconds, 0 or more")
     if not 0 <= value <= sys.float_info.max:
-        raise ValueError(f"{name}={value!r} must be a number of seconds, 0 or more")
+        raise ValueError(f"{name}={quoted(value)} must be a number of seconds, 0 or more")
     return float(value)
 
 
 def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise TypeError(f"{name}={value!r} must be True or False")
+        raise TypeError(f"{name}={quoted(value)} must be True or False")
     return value
 
 
@@ -124,7 +126,7 @@ def _patterns(name: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         value = value.split(",")
     if not isinstance(value, (list, tuple, set, frozenset)) or not all(isinstance(each, str) for each in value):
-        raise TypeError(f"{name}={value!r} must be host patterns: a list of strings, or one string with commas")
+        raise TypeError(f"{name}={quoted(value)} must be host patterns: a list of strings, or one string with commas")
     return tuple(pattern.strip().lower() for pattern in value if pattern.strip())
 
 

@@ -87,8 +87,8 @@ class UpstreamSnapshot:
     Attributes:
         scheme: ``http`` or ``https``.
         address: host name, IP address, or path of a unix socket; ``_OTHER`` beyond ``max_upstreams``; ``_INVALID``
-            for what is no host's name, and may hold a password.
-        port: ``None`` for a unix socket and for ``_OTHER``.
+            for all that is no host's name, and may hold a password.
+        port: ``None`` for a unix socket, for ``_OTHER`` and for ``_INVALID``.
         pools: those that live.
         checkouts: by outcome.
         drops: by reason, and by the phase in which each was noticed.

@@ -11,7 +11,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 from . import _semconv as names
 from ._context import current_use
 from ._faults import let_signals_pass
-from ._lifecycle import SUPPRESSED, DropPhase, Outcome, Upstream
+from ._lifecycle import OTHER, SUPPRESSED, DropPhase, Outcome, Upstream
 from ._providers import is_unset
 from ._records import CheckedOut, ConnectionRecord, Dropped, SetUp
 from ._semconv import Attributes, known, seconds, upstream_attributes
@@ -195,11 +195,13 @@ def _links(linked: dict[str, SpanContext]) -> tuple[Link, ...]:
 
 def _phase(phase: Phase, connection: ConnectionRecord, upstream: Upstream, last: Phase) -> tuple[str, Attributes]:
     if phase.name is PhaseName.DNS:
-        return names.DNS_SPAN.format(name=phase.target), {names.DNS_NAME: phase.target}
+        # Back ends list the names of spans: not each host beyond max_upstreams is to have one of its own.
+        target = phase.target if upstream.address != OTHER else OTHER
+        return names.DNS_SPAN.format(name=target), {names.DNS_NAME: phase.target}
     if phase.name is PhaseName.CONNECT:
         # The address of an attempt that failed is not to be seen.
         peer = connection.peer if phase.error is None else None
-        label = "" if peer is None else f"{peer[0]}:{peer[1]}"
+        label = "" if peer is None else OTHER if upstream.address == OTHER else f"{peer[0]}:{peer[1]}"
         return names.CONNECT_SPAN.format(peer=label).rstrip(), {
             names.PEER_ADDRESS: peer and peer[0],
             names.PEER_PORT: peer and peer[1],

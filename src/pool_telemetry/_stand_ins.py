@@ -12,7 +12,7 @@ from opentelemetry import metrics, trace
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
-from ._errors import unexplained
+from ._discretion import told
 from ._faults import let_signals_pass
 from ._metrics import MetricsEmitter
 from ._providers import is_unset
@@ -95,7 +95,7 @@ class StandIns:
         except Exception as error:
             let_signals_pass()
             user.let_stand_in(None)
-            log.warning("no %s are exported from this process: %s", what, error, exc_info=unexplained(error))
+            log.warning("no %s are exported from this process: %s", what, told(error))
 
     def flush(self) -> None:
         """Send what this process's providers have not sent yet, or log why that could not be done."""
@@ -107,7 +107,7 @@ class StandIns:
             _export.flush()
         except Exception as error:
             let_signals_pass()
-            log.warning("what is left has not been sent: %s", error)
+            log.warning("what is left has not been sent: %s", told(error))
 
     def withdraw(self) -> None:
         """Let none stand in: those of a parent process are left to the parent."""

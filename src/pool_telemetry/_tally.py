@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._digest import Digest
 from ._lifecycle import SUPPRESSED, DropPhase, Outcome
@@ -13,6 +13,12 @@ IDLE, DROPPED_IDLE, LOST_RACE_IDLE = "idle", "dropped_idle", "lost_race_idle"
 REMOTE_CLOSE, CLOSE_WAIT = "remote_close", "close_wait"
 SETUP, FAILED_SETUP, SETUP_PHASE = "setup", "failed_setup", "setup_phase"
 WAIT, FAILED_WAIT, CONNECTION, REQUESTS = "wait", "failed_wait", "connection", "requests_per_connection"
+
+
+class Tallied(NamedTuple):
+    """A sample that has been tallied, and waits for the histograms."""
+
+    sample: Any
 
 
 def tally(sample: Any) -> None:

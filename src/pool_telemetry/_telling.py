@@ -10,8 +10,9 @@ from datetime import datetime, timezone
 from typing import TextIO
 
 from . import _instrument, _page
-from ._at_end import NO_POOLS, Plan, write_to_stderr
+from ._at_end import NO_POOLS, Plan, before_multiprocessing_ends, write_to_stderr
 from ._diagnosis import diagnose
+from ._discretion import told
 from ._faults import let_signals_pass
 from ._processes import Folder, Left
 from ._repeating import repeat
@@ -22,8 +23,6 @@ from ._snapshot import Snapshot
 from ._version import __version__
 
 log = logging.getLogger("pool_telemetry")
-# Behind all other finalizers of a child of multiprocessing, and behind its waiting for its own children.
-_LAST = -sys.maxsize
 _teller: Teller | None = None
 
 
@@ -58,32 +57,28 @@ class Teller:
         self._plan = plan
         # Processes: the one that was met, and the one that has told.
         self._met_in = self._told_in = 0
+        self._claims: dict[int, object] = {}
         self._mark: str | None = None
         self._is_closed = False
         self._left: Left | None = None
 
     def meet(self) -> None:
         """This process is about to have its first pool."""
-        process = os.getpid()
-        if self._met_in == process:
+        process, claim = os.getpid(), object()
+        # Threads may come together, and a second mark would be taken for a process that ended without a word.
+        if self._claims.setdefault(process, claim) is not claim:
             return
         try:
             self._met_in = process
             self._mark = Folder(self._plan.folder).mark()
             if not self._plan.is_of_program():
-                self._tell_before_multiprocessing_ends()
+                # Maybe not the last time: the later word takes the place of the earlier.
+                before_multiprocessing_ends(self.tell)
             if self._plan.every is not None:
                 repeat(self._plan.every, functools.partial(self._report, process))
-        except Exception:
+        except Exception as error:
             let_signals_pass()
-            log.warning("what this process does may be missing from the report", exc_info=True)
-
-    def _tell_before_multiprocessing_ends(self) -> None:
-        # Its children leave by os._exit() where they were forked, behind the back of atexit. One that was not may tell
-        # twice: the later word takes the place of the earlier.
-        util = sys.modules.get("multiprocessing.util")
-        if util is not None:
-            util.Finalize(None, self.tell, exitpriority=_LAST)
+            log.warning("what this process does may be missing from the report: %s", told(error))
 
     def tell(self) -> bool:
         """As :func:`tell`."""

@@ -9,6 +9,7 @@ import gc
 import http.client
 import inspect
 import ipaddress
+import re
 import socket
 import sys
 from types import FrameType
@@ -21,8 +22,11 @@ from urllib3.util.proxy import connection_requires_http_tunnel
 from ._lifecycle import INVALID, CloseReason, Upstream
 
 _INCREMENT = ("method", "url", "response", "error", "_pool", "_stacktrace")
-# What stands in a URL beside the host. A pool that was given all of it as its host cannot connect, but it is seen.
-_NOT_IN_HOSTS = frozenset("/?#@\\")
+# A pool that was given anything else as its host, a URL with a password for one, cannot connect, but it is seen. And
+# what a redirect names goes to terminals and back ends: RFC 1035 has no longer names.
+_NAME = re.compile(r"[\w.~-]{1,253}")
+_LONGEST_PATH = 253  # of a unix socket; the kernel takes 107 bytes
+_HAS_USER = re.compile(r"^[^/]+@|:[^/]*@")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -36,22 +40,44 @@ def upstream_of(pool: Any) -> Upstream:
     proxy = getattr(pool, "proxy", None)
     if proxy is not None and not is_tunnelled(pool):
         host, port, scheme = proxy.host, proxy.port, proxy.scheme or scheme
-    return Upstream(_host(host).strip("[]").lower(), port or _DEFAULT_PORTS.get(scheme), scheme)
+    name = _host(host)
+    try:
+        number = int(port or _DEFAULT_PORTS.get(scheme, 0)) or None  # a string connects as well
+    except (TypeError, ValueError):
+        name = INVALID
+    return Upstream(INVALID, None, scheme) if name == INVALID else Upstream(name, number, scheme)
 
 
 def _host(given: Any) -> str:
-    """A host's name as it is given, but nothing that a user, a path or a query may be part of."""
-    name = str(given or "")
-    # urllib3 takes for a host what a user before it was quoted together with.
-    return INVALID if set(name) & _NOT_IN_HOSTS or "@" in unquote(name) else name
+    """A host's name or address in small letters, or ``_INVALID``."""
+    name = given.strip("[]").lower() if isinstance(given, str) else ""
+    if _NAME.fullmatch(name):
+        return name
+    address, _, zone = name.partition("%")
+    is_sound = ":" in address and (not zone or _NAME.fullmatch(zone.removeprefix("25")))
+    return name if is_sound and _is_ip_address(address) else INVALID
+
+
+def _is_ip_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _unix_path(pool: Any) -> str | None:
     path = getattr(pool, "socket_path", None)  # docker and requests-unixsocket both call it so
     if not isinstance(path, str):
         return None
-    # requests-unixsocket keeps the request's whole URL there; the socket's path is its quoted host.
-    return unquote(urlsplit(path).netloc) if "://" in path else path
+    try:
+        # requests-unixsocket keeps the request's whole URL there; the socket's path is its quoted host.
+        path = unquote(urlsplit(path).netloc) if "://" in path else path
+    except ValueError:
+        return INVALID
+    path = path.replace("\0", "@", 1) if path.startswith("\0") else path  # as Linux's tools write abstract ones
+    is_sound = path.isprintable() and len(path) <= _LONGEST_PATH and not _HAS_USER.search(path)
+    return path if is_sound else INVALID
 
 
 def is_tunnelled(pool: Any) -> bool:
@@ -133,12 +159,8 @@ def lookup_name(address: Any) -> str | None:
     """The name that connecting to an address looks up; ``None`` for an IP address."""
     if not isinstance(address, tuple) or not address:
         return None
-    name = _host(address[0]).strip("[]")
-    try:
-        ipaddress.ip_address(name.partition("%")[0])
-    except ValueError:
-        return name
-    return None
+    name = _host(address[0])
+    return None if _is_ip_address(name.partition("%")[0]) else name
 
 
 def family_of(sock: Any) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ._discretion import quoted
 from ._settings import ENVIRONMENT_PREFIX, Settings
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def resolve(arguments: Mapping[str, Any]) -> Wanted:
     for name, method in _PROVIDERS.items():
         provider = arguments.get(name)
         if provider is not None and not callable(getattr(provider, method, None)):
-            raise TypeError(f"{name}={provider!r} must be an OpenTelemetry provider, with a method {method}()")
+            raise TypeError(f"{name}={quoted(provider)} must be an OpenTelemetry provider, with a method {method}()")
     return Wanted(
         Settings.resolve({name: value for name, value in arguments.items() if name not in _PROVIDERS}),
         **{name: arguments.get(name) for name in _PROVIDERS},

@@ -109,6 +109,14 @@ class Watch:
     def resume(self) -> None:
         """Take up again what an earlier ``install()`` had seen."""
         self.ledger.attach(self._is_wanted, self.set_simple)
+        self._adopt_all_pooled()
+
+    def look_again(self) -> None:
+        """Take up what other threads closed and opened while the hooks were being put in, but silent yet."""
+        self.ledger.look_again()
+        self._adopt_all_pooled()
+
+    def _adopt_all_pooled(self) -> None:
         for record in self.ledger.pools():
             live = record.pool()
             if live is not None:
@@ -116,7 +124,8 @@ class Watch:
 
     def _adopt_pooled(self, record: PoolRecord, pool: Any) -> None:
         for conn in _urllib3.pooled(pool) or ():
-            if getattr(conn, "sock", None) is not None and record_of(conn) is None:
+            connection: ConnectionRecord | None = record_of(conn)
+            if getattr(conn, "sock", None) is not None and (connection is None or not connection.is_open):
                 with contextlib.suppress(UnmarkableError):
                     self.adopt(record, conn)
 
@@ -185,12 +194,16 @@ class Watch:
         if not pool.lost:
             return None
         lost = pool.lost.pop(self.local.me, None)
-        for thread in tuple(pool.lost):  # of threads that never came back
+        for thread in list(pool.lost):  # of threads that never came back; others change it meanwhile
             other = pool.lost.get(thread)
             if other is not None and now - other.at > _LOST_RACE_LASTS_NS:
                 pool.lost.pop(thread, None)
         self.set_simple(pool)
         return lost if lost is not None and now - lost.at <= _LOST_RACE_LASTS_NS else None
+
+    def forget_thread(self) -> None:
+        """Forget what this thread, the only one of a forked child, was at."""
+        self.local = _Thread()
 
     # Connections
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ._lifecycle import ESTABLISHED, OTHER
+from ._lifecycle import ESTABLISHED, INVALID, OTHER
 from ._snapshot import Durations, UpstreamSnapshot
 
 #: Text with the style of each part of it, in rich's words: ``bold red``.
@@ -151,6 +151,8 @@ def name(upstream: UpstreamSnapshot) -> Text:
     """Scheme, host and port, or what there is instead."""
     if upstream.address == OTHER:
         return [(clean(upstream.name), BOLD), (" (all beyond max_upstreams)", DIM)]
+    if upstream.address == INVALID:
+        return [(clean(upstream.name), BOLD), (" (all that have no host's name)", DIM)]
     if upstream.port is None:
         return [(clean(upstream.address), BOLD), (f" (unix socket, {clean(upstream.scheme)})", DIM)]
     return [(clean(upstream.name), BOLD)]

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from . import _instrument
-from ._errors import unexplained
+from ._discretion import told
 from ._faults import let_signals_pass
 from ._wanted import Wanted, resolve
 
@@ -35,7 +35,7 @@ def watch_worker() -> None:
             _instrument.export()
     except Exception as error:
         let_signals_pass()
-        log.warning("connection pools are not watched: %s", error, exc_info=unexplained(error))
+        log.warning("connection pools are not watched: %s", told(error))
 
 
 # OpenTelemetry's global meter provider, and by which attributes it was exporting before this process forked last, or

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ._at_end import VARIABLE, Plan
+from ._discretion import of_command_line
 from ._errors import MissingExporterError
 from ._settings import ENVIRONMENT_PREFIX, METRICS, SPANS, Settings
 from ._version import __version__
@@ -29,7 +30,7 @@ _WITH_A_VALUE = {*(f"--{name}" for name in _CHOICES), "--every", "--output", "-o
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say it in one line."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {of_command_line(message)} (see {self.prog} --help)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -223,12 +224,13 @@ def _report(parser: argparse.ArgumentParser, file: str) -> NoReturn:
     from ._report import show
     from ._run import Run, read
     from ._run_report import show_run
+    from ._words import clean
 
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
         kept = read(text)
     except (OSError, ValueError) as error:
-        parser.exit(1, f"{parser.prog} report: {file}: {error}\n")
+        parser.exit(1, f"{parser.prog} report: {file}: {clean(str(error))}\n")
     if isinstance(kept, Run):
         show_run(kept, sys.stdout)
     else:

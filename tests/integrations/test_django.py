@@ -386,6 +386,7 @@ BAD = {
     "a bad value": ("{'spans': 'some'}", "spans='some' is not one of 'off', 'notable', 'all'"),
     "no provider": ("{'meter_provider': 1}", "meter_provider=1 must be an OpenTelemetry provider, with a method "),
     "no dict": ("['spans']", "['spans'] must be a dict of the arguments of pool_telemetry.install()"),
+    "a URL": ("'http://user:password@host'", "<str that may hold a secret> must be a dict of the arguments of pool_"),
     "nothing": ("None", "None must be a dict of the arguments of pool_telemetry.install()"),
 }
 

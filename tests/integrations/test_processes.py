@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import textwrap
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -381,3 +383,100 @@ def test_a_given_identity_is_completed_in_children_of_multiprocessing(
     identities = {span.resource["service.instance.id"] for span in receiver.spans}
     assert identities == {f"host-7-{span.resource['process.pid']}" for span in receiver.spans}
     assert len(identities) == 2
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_what_children_of_multiprocessing_do_is_told_when_they_end(told: Told, tmp_path: Path, method: str) -> None:
+    (tmp_path / "work.py").write_text(
+        textwrap.dedent(
+            """
+            def ask(url):
+                import pool_telemetry, requests
+                pool_telemetry.install(export=True)
+                requests.get(url + "/close")
+            """
+        )
+    )
+    program = f"""
+        import multiprocessing, work
+        from concurrent.futures import ProcessPoolExecutor
+        if __name__ == "__main__":
+            work.ask(url)
+            context = multiprocessing.get_context({method!r})
+            if {method!r} == "forkserver":
+                context.set_forkserver_preload(["work", "requests", "pool_telemetry._export"])
+            child = context.Process(target=work.ask, args=(url,))
+            child.start()
+            child.join()
+            with context.Pool(2) as pool:
+                pool.map(work.ask, [url] * 4, chunksize=1)
+                pool.close()
+                pool.join()
+            with ProcessPoolExecutor(1, context) as executor:
+                list(executor.map(work.ask, [url] * 3))
+        """
+    told.by(program, tmp_path)
+    told.check(1 + 1 + 4 + 3)
+
+
+@programs.needs_fork
+def test_forks_in_the_midst_of_exports_leave_each_process_its_own(told: Told, receiver: Receiver) -> None:
+    """The parent's SDK collects and sends all the time, in threads of its own, while others lose connections."""
+    program = """
+        import faulthandler, urllib3
+        faulthandler.enable()
+        pool_telemetry.install(export=True, metrics="all")
+        done = threading.Event()
+
+        def load():
+            while not done.is_set():
+                with urllib3.PoolManager() as http:
+                    for _ in range(3):
+                        http.request("GET", url + "/lost")
+
+        def ask():
+            with urllib3.PoolManager() as http:
+                http.request("GET", url + "/lost")
+                http.request("GET", url + "/lost")
+
+        ask()
+        for provider in pool_telemetry._export._made.values():
+            provider.force_flush()  # imports what a first export imports: those locks are Python's own
+        threads = [threading.Thread(target=load) for _ in range(2)]
+        for thread in threads: thread.start()
+        children = []
+        for _ in range(12):
+            time.sleep(0.02)
+            pid = os.fork()
+            if pid == 0:
+                ask()
+                atexit._run_exitfuncs()
+                os._exit(0)
+            children.append(pid)
+        done.set()
+        for thread in threads: thread.join()
+        deadline = time.monotonic() + 40
+        while children and time.monotonic() < deadline:
+            for child in list(children):
+                ended, status = os.waitpid(child, os.WNOHANG)
+                if ended:
+                    assert status == 0
+                    children.remove(child)
+            time.sleep(0.01)
+        for child in children:
+            os.kill(child, signal.SIGABRT)  # faulthandler shows where it hangs
+            os.waitpid(child, 0)
+        sys.exit(1 if children else 0)
+        """
+    often = {"OTEL_METRIC_EXPORT_INTERVAL": "5", "OTEL_BSP_SCHEDULE_DELAY": "5", "OTEL_BSP_MAX_QUEUE_SIZE": "100000"}
+    told.by(program, **often)
+    of = {"server.port": told.server.port, "server.address": "127.0.0.1", "url.scheme": "http"}
+    told_of = receiver.by_process("urllib3.pool.opened_connections", **of)
+    opened = {pid: sum(each.values()) for pid, each in told_of.items()}
+    drops = receiver.by_process("urllib3.pool.dropped_connections", **of)
+    assert len(opened) == 13
+    assert sum(opened.values()) == told.server.books.accepted
+    assert sum(sum(each.values()) for each in drops.values()) == told.server.books.ended["lost_fin"]
+    assert sorted(opened.values())[:12] == [2] * 12
+    spans = Counter(span.resource["process.pid"] for span in receiver.spans if span.name.startswith(SETUP))
+    assert spans == opened

@@ -37,6 +37,7 @@ from urllib3._version import __version__ as VERSION  # noqa: N812 - a constant, 
 
 import pool_telemetry
 from misbehaving import Proxy, Server, SocksProxy
+from pool_telemetry import _instrument
 from pool_telemetry._records import MARK
 from tests.live.real_servers import start_or_skip
 from tests.support import NOT_TO_BE_HAD, Metrics, Telemetry, check_laws, manager
@@ -373,13 +374,19 @@ def everything_told(telemetry: Telemetry, metrics: Metrics) -> list[Any]:
         told += [value for point in metrics.points(name) for value in point.attributes.values()]
     snapshot, page = pool_telemetry.snapshot(), io.StringIO()
     pool_telemetry.report(page)
-    told += [snapshot.to_json(), snapshot.to_dict(), page.getvalue()]
-    told += [value for finding in pool_telemetry.diagnose(snapshot) for value in dataclasses.astuple(finding)]
+    told += [snapshot.to_json(), snapshot.to_dict(), repr(snapshot), page.getvalue()]
+    findings = pool_telemetry.diagnose(snapshot)
+    told += [value for finding in findings for value in dataclasses.astuple(finding)] + [repr(findings)]
+    assert _instrument._ledger is not None
+    told += [repr(each) for book in _instrument._ledger._books.values() for each in (*book.pools, *book.connections)]
     return told
 
 
 @each_way
-def test_requests_go_as_without_us_and_the_laws_hold(telemetry: Telemetry, way_name: str) -> None:
+def test_requests_go_as_without_us_and_the_laws_hold(
+    telemetry: Telemetry, caplog: pytest.LogCaptureFixture, way_name: str
+) -> None:
+    caplog.set_level(logging.DEBUG, "pool_telemetry")
     with WAYS[way_name]() as way:
         way.needs_several_connections()
         as_usual = use(way)
@@ -395,6 +402,7 @@ def test_requests_go_as_without_us_and_the_laws_hold(telemetry: Telemetry, way_n
         assert len(told) > 100
         assert ("lost_races" in told) is not way.is_forwarded  # such a proxy answers in the server's place
         assert [each for each in told if MARKER in str(each) or "/ok" in str(each)] == []
+    assert [record for record in caplog.records if record.name == "pool_telemetry"] == []
 
 
 @each_way

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import sys
 import threading
@@ -15,11 +14,12 @@ import urllib3
 
 import pool_telemetry
 from misbehaving import Server, ServerProcess
-from pool_telemetry import _hooks, _instrument
+from pool_telemetry import _forking, _hooks, _instrument
 from tests.live.apart import CHILD_SECONDS, in_child, run_apart
 from tests.support import Metrics, Telemetry, check_laws
 
 _ = _hooks  # imported, with all that it imports, before os.register_at_fork is taken away
+THREADS = 8
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="missing: os.fork")
 
 
@@ -171,79 +171,60 @@ def child_without_a_hook_that_connects() -> None:
         check_laws(telemetry.collect(), checkouts=2)
 
 
-def forks_under_load(forks: int) -> None:
-    """Other threads open, drop, collect and lose connections, in ever new pools, while this one forks."""
+def child_without_a_hook_whose_threads_come_together() -> None:
     is_dying_shown()
+    del os.register_at_fork
     telemetry = Telemetry()
-    telemetry.install(spans="off", metrics="all")
-    done = threading.Event()
-    faults: list[BaseException] = []
-
-    def load(server: ServerProcess) -> None:
-        try:
-            while not done.is_set():
-                with pool_of(server, maxsize=1) as pool:
-                    for _ in range(3):
-                        pool.urlopen("GET", "/ok", retries=urllib3.Retry(50, backoff_factor=0))
-        except BaseException as fault:
-            faults.append(fault)
-
-    def read() -> None:
-        # What a collection does of ours; the SDK's own locks are not ours to mend.
-        ledger = _instrument._ledger
-        assert ledger is not None
-        while not done.is_set():
-            ledger.read()
-            time.sleep(0.0005)
-
-    with ServerProcess(seed=1) as server, Server() as calm:
-        threads = [threading.Thread(target=load, args=(server,)) for _ in range(3)] + [threading.Thread(target=read)]
-        with pool_of(calm) as pool:
-            pool.urlopen("GET", "/ok")  # imports what a first request imports: those locks are Python's own
-        sys.setswitchinterval(1e-5)
-        for thread in threads:
-            thread.start()
+    telemetry.install(spans="off")
+    sys.setswitchinterval(1e-6)
+    with Server() as server, pool_of(server) as pool:
+        pool.urlopen("GET", "/ok")
 
         def work() -> dict[str, float]:
-            # As a child does that goes on with what it has inherited, but for the SDK.
-            with pool_of(calm) as own:
-                own.urlopen("GET", "/ok")
-                own.urlopen("GET", "/ok")
-                own_telemetry = fresh_telemetry(spans="off")
-                own.urlopen("GET", "/ok")
-                return figures(own_telemetry.collect())
+            together = threading.Barrier(THREADS)
 
-        try:
-            for number in range(forks):
-                found = in_child(work)
-                assert (found["checkouts"], found["opened"], found["open"]) == (3, 1, 1), (number, found)
-                assert found["pools"] == 1
-        finally:
-            done.set()
+            def ask() -> None:
+                with pool_of(server) as own:
+                    together.wait()
+                    own.urlopen("GET", "/ok")
+                    own.urlopen("GET", "/ok")
+
+            threads = [threading.Thread(target=ask) for _ in range(THREADS)]
+            for thread in threads:
+                thread.start()
             for thread in threads:
                 thread.join()
-        assert not faults, faults
-        check_laws(telemetry.collect())
+            return figures(telemetry.collect())
+
+        for _ in range(10):
+            found = in_child(work)
+            assert (found["checkouts"], found["opened"], found["closed"]) == (2 * THREADS, THREADS, THREADS), found
+            assert (found["open"], found["pools"], found["creations"]) == (0, 0, THREADS), found
 
 
 class SlowHistogram:
     """Stands for a histogram of the SDK, whose lock is not made anew in a child."""
 
-    def __init__(self) -> None:
+    def __init__(self, may_end: threading.Event | None = None) -> None:
         self._lock = threading.Lock()
         self.is_recording = threading.Event()
+        self.may_end = may_end
         self.recorded = 0
 
     def record(self, amount: float, attributes: Any = None, context: Any = None) -> None:
         with self._lock:
             self.is_recording.set()
-            time.sleep(0.02)
+            if self.may_end is None:
+                time.sleep(0.02)
+            else:
+                self.may_end.wait(2 * CHILD_SECONDS)
             self.recorded += 1
 
 
 def fork_while_samples_are_recorded() -> None:
     """Another thread is at it, under the SDK's lock; the child must be able to take that lock."""
     is_dying_shown()
+    _forking._PATIENCE = CHILD_SECONDS
     telemetry = Telemetry()
     telemetry.install(spans="off", metrics="all")
     emitter = _instrument._emitter
@@ -270,6 +251,47 @@ def fork_while_samples_are_recorded() -> None:
             assert in_child(work) == 2
             recorder.join()
             histogram.is_recording.clear()
+
+
+def fork_while_samples_are_recorded_for_long() -> None:
+    """The fork does not wait for ever; then the child leaves alone what it could only hang at."""
+    is_dying_shown()
+    _forking._PATIENCE = 0.05
+    telemetry = Telemetry()
+    telemetry.install(spans="off", metrics="all")
+    emitter = _instrument._emitter
+    assert emitter is not None
+    assert emitter._instruments is not None
+    histogram: Any = SlowHistogram(threading.Event())
+    emitter._instruments.histograms["urllib3.connection.idle.duration"] = histogram
+    with Server() as server, pool_of(server) as pool:
+
+        def work() -> list[float]:
+            with pool_of(server) as own:
+                own.urlopen("GET", "/ok")
+                own.urlopen("GET", "/ok")
+                emitter.flush()
+                (upstream,) = pool_telemetry.snapshot().upstreams
+                own_telemetry = fresh_telemetry()
+                for _ in range(2):
+                    own.urlopen("GET", "/ok")
+                metrics = own_telemetry.collect()
+                counted = upstream.idle_seconds["reused"].count
+                return [counted, metrics.count("urllib3.connection.idle.duration"), histogram.recorded]
+
+        pool.urlopen("GET", "/ok")
+        pool.urlopen("GET", "/ok")
+        recorder = threading.Thread(target=emitter.flush)
+        recorder.start()
+        assert histogram.is_recording.wait(CHILD_SECONDS)
+        try:
+            assert in_child(work) == [1, 1, 0]
+        finally:
+            histogram.may_end.set()
+            recorder.join()
+        pool.urlopen("GET", "/ok")
+        emitter.flush()
+        assert histogram.recorded == 2
 
 
 def fork_while_a_pool_is_being_entered() -> None:
@@ -302,42 +324,6 @@ def fork_while_a_pool_is_being_entered() -> None:
             holder.join()
 
 
-def spawned(url: str, queue: Any) -> None:
-    telemetry = Telemetry()
-    telemetry.install(spans="off")
-    with urllib3.PoolManager() as http:
-        http.request("GET", url + "/ok")
-        queue.put(figures(telemetry.collect()))
-
-
-def forked_by_multiprocessing(url: str, telemetry: Telemetry, queue: Any) -> None:
-    with urllib3.PoolManager() as http:
-        http.request("GET", url + "/ok")
-        queue.put(figures(telemetry.collect()))
-
-
-def children_of_multiprocessing() -> None:
-    telemetry = Telemetry()
-    telemetry.install(spans="off")
-    with Server() as server, pool_of(server) as pool:
-        pool.urlopen("GET", "/ok")
-        pool.urlopen("GET", "/close")
-        before = figures(telemetry.collect())
-        for method, target, arguments in (
-            ("spawn", spawned, (server.url,)),
-            ("fork", forked_by_multiprocessing, (server.url, telemetry)),
-        ):
-            context: Any = multiprocessing.get_context(method)
-            queue = context.SimpleQueue()
-            child = context.Process(target=target, args=(*arguments, queue))
-            child.start()
-            found = queue.get()
-            child.join(CHILD_SECONDS)
-            assert child.exitcode == 0
-            assert (found["checkouts"], found["opened"], found["open"]) == (1, 1, 1), (method, found)
-        assert figures(telemetry.collect()) == before
-
-
 # The tests
 
 
@@ -356,17 +342,17 @@ def test_a_child_is_noticed_where_no_hook_runs() -> None:
     run_apart(child_without_a_hook_that_connects)
 
 
-def test_a_hundred_forks_under_load_hang_no_child() -> None:
-    run_apart(forks_under_load, 100, seconds=60)
+def test_threads_that_come_together_where_no_hook_has_run_empty_the_books_once() -> None:
+    run_apart(child_without_a_hook_whose_threads_come_together)
 
 
 def test_a_fork_while_samples_are_recorded_leaves_no_lock_of_the_sdk_locked() -> None:
     run_apart(fork_while_samples_are_recorded)
 
 
+def test_a_fork_while_samples_are_recorded_for_long_costs_the_child_those_histograms_and_nothing_else() -> None:
+    run_apart(fork_while_samples_are_recorded_for_long)
+
+
 def test_a_fork_while_a_pool_is_being_entered_does_not_hang_the_child() -> None:
     run_apart(fork_while_a_pool_is_being_entered)
-
-
-def test_children_of_multiprocessing_count_for_themselves() -> None:
-    run_apart(children_of_multiprocessing)

@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 import pool_telemetry
 from misbehaving import Server
 from pool_telemetry import _context, _instrument, _kernel, _ledger, _urllib3
+from pool_telemetry._patch import Patches
 from pool_telemetry._records import CheckedOut, PoolSeen, record_of
 from tests.live.apart import run_apart
 from tests.live.wire import causes, drops, pooled, wait_for_peer
@@ -643,6 +644,31 @@ def test_a_connection_that_outlives_its_pool_is_in_use(telemetry: Telemetry, ser
     conn.close()
     assert metrics.by("http.client.open_connections", "state") == {"active": 1}
     check_laws(metrics, checkouts=1, adopted=0)
+
+
+def test_a_socket_that_is_changed_while_the_hooks_are_put_in_again_is_known_at_once(
+    telemetry: Telemetry, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    telemetry.install()
+    with urllib3.HTTPConnectionPool(server.host, server.port) as pool:
+        assert pool.request("GET", "/ok").data == b"ok"
+        pool_telemetry.uninstall()
+        (conn,) = pooled(pool)
+        open_gate = Patches.open
+
+        def another_thread_is_faster(patches: Patches) -> None:
+            conn.close()
+            conn.connect()
+            open_gate(patches)
+
+        monkeypatch.setattr(Patches, "open", another_thread_is_faster)
+        telemetry.install()
+        before = telemetry.collect()
+        assert before.by("http.client.open_connections", "state") == {"idle": 1}
+        assert pool.request("GET", "/ok").data == b"ok"
+        metrics = telemetry.collect()
+    assert metrics.by("http.client.open_connections", "state") == {"idle": 1}
+    check_laws(metrics, checkouts=2, adopted=1)
 
 
 class CopiedConnection(urllib3.connection.HTTPConnection):

@@ -276,6 +276,22 @@ def test_the_ledger_stays_flat_when_nobody_collects(telemetry: Telemetry, metric
             assert size["out"] == 0
 
 
+@pytest.mark.parametrize("metrics", ["off", "core"])
+def test_snapshots_alone_let_no_samples_gather(telemetry: Telemetry, metrics: str) -> None:
+    telemetry.install(metrics=metrics, spans="off")
+    ledger = _instrument._ledger
+    assert ledger is not None
+    with Server() as server, pool_of(server) as pool:
+        for _ in range(30):
+            for _ in range(30):
+                pool.urlopen("GET", "/ok")
+            (upstream,) = pool_telemetry.snapshot().upstreams
+            assert len(ledger.samples) + len(ledger.tallied) <= 256
+        assert upstream.idle_seconds["reused"].count == 899  # each once
+    if metrics == "core":
+        assert telemetry.collect().count("urllib3.connection.idle.duration") == 899
+
+
 def test_installing_a_hundred_times_leaves_nothing_behind(telemetry: Telemetry) -> None:
     with Server() as server, pool_of(server) as pool:
 

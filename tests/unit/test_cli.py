@@ -21,6 +21,8 @@ from pool_telemetry._run import RUN_SCHEMA, Run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="missing: exec as POSIX has it")
 
+URL = "http://user:zq7secret@127.0.0.1:3128/zq7secret?zq7secret"
+
 
 class Executed(BaseException):
     """Stands for the end of this process."""
@@ -138,6 +140,33 @@ def test_bad_usage_is_one_line_that_names_it(
     assert told in err
     assert err.count("\n") == 1
     assert not executed
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [URL],
+        [f"--proxy={URL}", "run", "app.py"],
+        ["run", f"--proxy={URL}", "app.py"],
+        ["run", "--token=zq7secret", "app.py"],
+        ["run", "--spans", URL, "app.py"],
+        ["run", f"--export={URL}", "app.py"],
+        ["run", "--every", URL, "app.py"],
+        ["report", "kept.json", URL],
+        ["hook", URL],
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_is_told_without_what_may_be_a_secret_of_the_program_s(
+    executed: list[Any], capfd: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    out, err = capfd.readouterr()
+    assert (ended.value.code, out, executed) == (2, "", [])
+    assert "zq7secret" not in err
+    assert err.startswith("pool-telemetry")
+    assert "..." in err
 
 
 def test_a_missing_exporter_is_told_before_the_program_is_run(

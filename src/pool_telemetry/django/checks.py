@@ -9,6 +9,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning
 
 from .. import _instrument
+from .._discretion import quoted
 from .._errors import EXPLAINED
 
 SETTING = "POOL_TELEMETRY"
@@ -22,7 +23,7 @@ def given() -> dict[str, Any]:
     """
     found = getattr(settings, SETTING, {})
     if not isinstance(found, Mapping):
-        raise TypeError(f"{found!r} must be a dict of the arguments of pool_telemetry.install()")
+        raise TypeError(f"{quoted(found)} must be a dict of the arguments of pool_telemetry.install()")
     return dict(found)
 
 

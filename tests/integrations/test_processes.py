@@ -198,7 +198,7 @@ def test_an_exporter_that_cannot_flush_is_one_warning_and_the_others_have_sent(
         """
     said = told.by(program, tmp_path, OTEL_METRICS_EXPORTER="broken")
     assert said.count("pool_telemetry what is left has not been sent: ") == 1
-    assert "broken" in said
+    assert "force_flush" in said
     assert [span.name.startswith(SETUP) for span in receiver.spans].count(True) == 1
 
 

@@ -3,7 +3,7 @@
 from ._diagnosis import diagnose
 from ._errors import MissingExporterError, UnsupportedUrllib3Error
 from ._finding import Finding, Severity
-from ._instrument import install, report, snapshot, uninstall
+from ._instrument import flush, install, report, snapshot, uninstall
 from ._snapshot import Snapshot
 from ._version import __version__
 
@@ -15,6 +15,7 @@ __all__ = [
     "UnsupportedUrllib3Error",
     "__version__",
     "diagnose",
+    "flush",
     "install",
     "report",
     "snapshot",

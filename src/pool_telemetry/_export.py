@@ -12,7 +12,9 @@ The only importer of the SDK, and imported only when asked for.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
+import logging
 import os
 import sys
 import uuid
@@ -37,6 +39,7 @@ from ._discretion import quoted
 from ._errors import MissingExporterError
 from ._settings import STARTED_IN
 
+log = logging.getLogger("pool_telemetry")
 # The protocols of OTEL_EXPORTER_OTLP_PROTOCOL, as the entry points of exporters have them.
 _PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 _EXTRAS = {"otlp_proto_http": "otlp", "otlp_proto_grpc": "otlp-grpc"}
@@ -73,6 +76,18 @@ def _shut_down() -> None:
             provider.shutdown()
 
 
+def flush() -> None:
+    """Send what this process's own providers have not sent yet.
+
+    Raises:
+        Exception: one of them could not; the others have.
+    """
+    with contextlib.ExitStack() as each_in_turn:
+        for (process, _), provider in tuple(_made.items()):
+            if process == os.getpid():
+                each_in_turn.callback(provider.force_flush)
+
+
 def tracer_provider() -> TracerProvider | None:
     """The process's own tracer provider, ``None`` if nothing exports traces; it is flushed at exit.
 
@@ -82,6 +97,7 @@ def tracer_provider() -> TracerProvider | None:
     key = os.getpid(), "traces"
     exporters = [] if key in _made else [make() for make in _exporters("traces")]
     if exporters:
+        _warn_of_missing_threads(os.getpid())
         provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         for exporter in exporters:
             provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -98,6 +114,7 @@ def meter_provider() -> MeterProvider | None:
     key = os.getpid(), "metrics"
     made = [] if key in _made else [make() for make in _exporters("metrics")]
     if made:
+        _warn_of_missing_threads(os.getpid())
         # An exporter that is asked, as Prometheus asks, is a reader already.
         readers = [each if isinstance(each, MetricReader) else _pushing(each) for each in made]
         _keep(key, MeterProvider(readers, _resource(), shutdown_on_exit=False))
@@ -113,6 +130,15 @@ def _keep(key: tuple[int, str], provider: TracerProvider | MeterProvider) -> Non
 @functools.cache
 def _instance_id(process: int) -> str:
     return str(uuid.uuid4())  # the same for spans and metrics
+
+
+@functools.cache
+def _warn_of_missing_threads(process: int) -> None:
+    # uWSGI up to 2.0.26 runs Python's threads only while a request does, unless it is told otherwise. Its module is
+    # there in its own processes only.
+    if getattr(sys.modules.get("uwsgi"), "has_threads", True):
+        return
+    log.warning("uWSGI lets no thread run between requests, and so exports come late: start it with --enable-threads")
 
 
 def _resource() -> Resource:

@@ -262,6 +262,16 @@ def export() -> None:
         _provide_stand_ins()
 
 
+def flush() -> None:
+    """Send what ``export`` has not sent yet; returns when that is done, or exporters have given up.
+
+    At the end of a process that does not end as Python does: by ``os._exit()``, or by a signal that a server sends to
+    itself when it has shut down. Whatever else is there, an application's own providers for one, is left alone.
+    """
+    if _stand_ins is not None:
+        _stand_ins.flush()
+
+
 def renew_lock() -> None:
     """Make the lock anew, after a fork, or after gevent has patched: the old one takes all greenlets for one thread."""
     global _lock

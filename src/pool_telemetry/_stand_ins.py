@@ -97,6 +97,18 @@ class StandIns:
             user.let_stand_in(None)
             log.warning("no %s are exported from this process: %s", what, told(error))
 
+    def flush(self) -> None:
+        """Send what this process's providers have not sent yet, or log why that could not be done."""
+        if self._provided_in != os.getpid():
+            return
+        from . import _export
+
+        try:
+            _export.flush()
+        except Exception as error:
+            let_signals_pass()
+            log.warning("what is left has not been sent: %s", told(error))
+
     def withdraw(self) -> None:
         """Let none stand in: those of a parent process are left to the parent."""
         for user in (self._observer, self._emitter):

@@ -9,6 +9,9 @@ import pytest
 from misbehaving import Server
 from tests.integrations.otlp import Receiver
 
+# Its checks are assertions, to be explained as those of a test.
+pytest.register_assert_rewrite("tests.integrations.services")
+
 
 @pytest.fixture
 def server() -> Iterator[Server]:

@@ -26,13 +26,24 @@ class Span(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A metric's point that has arrived; of a histogram, how many samples it holds."""
+    """A metric's point that has arrived.
+
+    Attributes:
+        value: of a histogram, how many samples it holds.
+        temporality: ``delta`` or ``cumulative``; of a gauge it is empty.
+        began: of the time that the value is of, in nanoseconds; so is ``ended``.
+        exemplars: the trace and the span of each.
+    """
 
     scope: str
     name: str
     value: float
     attributes: Attributes
     resource: Attributes
+    temporality: str
+    began: int
+    ended: int
+    exemplars: list[tuple[bytes, bytes]]
 
 
 class Receiver:
@@ -156,9 +167,19 @@ def _points(request: ExportMetricsServiceRequest) -> Iterator[Point]:
         described = _attributes(resource.resource.attributes)
         for scope in resource.scope_metrics:
             for metric in scope.metrics:
-                for point in getattr(metric, str(metric.WhichOneof("data"))).data_points:
-                    value = point.count if hasattr(point, "count") else getattr(point, point.WhichOneof("value"))
-                    yield Point(scope.scope.name, metric.name, value, _attributes(point.attributes), described)
+                data = getattr(metric, str(metric.WhichOneof("data")))
+                for point in data.data_points:
+                    yield Point(
+                        scope.scope.name,
+                        metric.name,
+                        point.count if hasattr(point, "count") else getattr(point, point.WhichOneof("value")),
+                        _attributes(point.attributes),
+                        described,
+                        {1: "delta", 2: "cumulative"}.get(getattr(data, "aggregation_temporality", 0), ""),
+                        point.start_time_unix_nano,
+                        point.time_unix_nano,
+                        [(each.trace_id, each.span_id) for each in point.exemplars],
+                    )
 
 
 def _attributes(pairs: Iterable[Any]) -> Attributes:

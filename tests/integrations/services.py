@@ -9,14 +9,21 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
+from misbehaving import Server
 from tests import programs
 from tests.integrations.otlp import Receiver
 
+#: Variables by which nothing is exported before a process ends.
+AT_EXIT = {"OTEL_METRIC_EXPORT_INTERVAL": "600000", "OTEL_BSP_SCHEDULE_DELAY": "600000"}
+CHECKOUTS = "urllib3.pool.checkouts"
+SETUP, DROPPED = "HTTP connection_setup", "HTTP connection_dropped"
 #: Seconds: a loaded machine takes its time to import everything.
 PATIENCE = 40.0
 
@@ -69,6 +76,49 @@ def exporting(receiver: Receiver, **variables: str) -> dict[str, str]:
         "OTEL_BSP_SCHEDULE_DELAY": "200",
         **variables,
     }
+
+
+def serves(service: Service, server: Server, requests: int, path: str = "/fin/0.05", workers: int = 1) -> Counter[int]:
+    """Lets each connection end before the next request, by the upstream if not by its process's end.
+
+    Args:
+        requests: at least so many.
+        workers: at least so many have answered in the end; a quick one may take all for a while.
+
+    Returns:
+        the requests by process.
+    """
+    answered: Counter[int] = Counter()
+    while answered.total() < requests or len(answered) < workers:
+        answered[int(service.get(path))] += 1
+        server.wait_for(lambda books: books.open == 0, 20)
+    return answered
+
+
+def check_told(
+    receiver: Receiver, server: Server, answered: Counter[int], of_others: Mapping[int, int] = MappingProxyType({})
+) -> None:
+    """Each process has told of its requests, all but the first of which found a dropped connection; nobody of more.
+
+    Args:
+        answered: the requests by process, as :func:`serves` makes them.
+        of_others: requests of other processes, for each of which the upstream has closed the connection.
+    """
+    of_upstream = {"server.port": server.port, "server.address": "127.0.0.1", "url.scheme": "http"}
+    told = receiver.by_process(CHECKOUTS, **of_upstream)
+    assert {pid: Counter(counts) for pid, counts in told.items() if counts} == {
+        **{pid: Counter(new=1, replaced=count - 1) for pid, count in answered.items()},
+        **{pid: Counter(new=count) for pid, count in of_others.items()},
+    }
+    made = answered + Counter(of_others)
+    assert server.books.accepted == made.total()
+    samples = receiver.by_process("urllib3.connection.setup.duration", **of_upstream)
+    assert {pid: sum(counts.values()) for pid, counts in samples.items() if counts} == made
+    spans = [span for span in receiver.spans if span.attributes.get("server.port") == server.port]
+    setups = Counter(span.resource["process.pid"] for span in spans if span.name.startswith(SETUP))
+    drops = Counter(span.resource["process.pid"] for span in spans if span.name.startswith(DROPPED))
+    assert setups == made
+    assert drops == Counter({pid: count - 1 for pid, count in answered.items()})
 
 
 @contextmanager

@@ -20,15 +20,21 @@ import pytest
 from misbehaving import Server
 from tests import programs
 from tests.integrations.otlp import Receiver
-from tests.integrations.services import Service, exporting, free_port, serving
+from tests.integrations.services import (
+    AT_EXIT,
+    CHECKOUTS,
+    DROPPED,
+    SETUP,
+    Service,
+    exporting,
+    free_port,
+    serves,
+    serving,
+)
 from tests.live.wire import wait_until
 
 LINE = "from pool_telemetry.gunicorn import post_worker_init\n"
 PATCHED = "from gevent import monkey\nmonkey.patch_all()\n"
-CHECKOUTS = "urllib3.pool.checkouts"
-SETUP, DROPPED = "HTTP connection_setup", "HTTP connection_dropped"
-# Nothing is exported before the process ends.
-AT_EXIT = {"OTEL_METRIC_EXPORT_INTERVAL": "600000", "OTEL_BSP_SCHEDULE_DELAY": "600000"}
 
 EARLY = "import requests\nsession = requests.Session()\n"
 LATE = "session = None\n"
@@ -68,16 +74,6 @@ def gunicorn(
     return serving([*command, "app:application"], port, folder, (), **exporting(receiver, **variables))
 
 
-def serves(service: Service, server: Server, requests: int, path: str = "/fin/0.05") -> Counter[int]:
-    """Lets the upstream drop every connection before the next request; gives the requests by worker."""
-    answered: Counter[int] = Counter()
-    for _ in range(requests):
-        ended = server.books.ended["fin"]
-        answered[int(service.get(path))] += 1
-        server.wait_for(lambda books, ended=ended: books.ended["fin"] > ended, 20)  # type: ignore[misc]  # no lambda has types
-    return answered
-
-
 KINDS = {
     "sync": ["-k", "sync"],
     "gthread": ["-k", "gthread", "--threads", "3"],
@@ -96,9 +92,7 @@ def test_spans_and_metrics_of_https_requests_arrive_from_every_worker(
     with Server(tls="1.3") as server:
         variables = {"UPSTREAM": server.url, "CA": str(server.ca_file), **AT_EXIT}
         with gunicorn(tmp_path, receiver, *options, conf=conf, **variables) as service:
-            answered = serves(service, server, 3)
-            while len(answered) < 2:  # a quick worker may take all
-                answered += serves(service, server, 1)
+            answered = serves(service, server, 3, workers=2)
             assert service.stop() == 0
         said = service.said()
         assert "Warning" not in said
@@ -283,9 +277,7 @@ def test_an_identity_that_is_given_to_all_is_completed(tmp_path: Path, receiver:
     with Server() as server:
         variables = {"UPSTREAM": server.url, "OTEL_RESOURCE_ATTRIBUTES": given}
         with gunicorn(tmp_path, receiver, "-w", "2", **variables) as service:
-            answered = serves(service, server, 2)
-            while len(answered) < 2:
-                answered += serves(service, server, 1)
+            answered = serves(service, server, 2, workers=2)
             service.stop()
     assert {span.resource["service.instance.id"] for span in receiver.spans} == {f"host-7-{pid}" for pid in answered}
     assert {span.resource["service.name"] for span in receiver.spans} == {"shop"}
@@ -297,9 +289,7 @@ def test_below_opentelemetry_instrument_every_worker_has_an_identity_too(tmp_pat
     before = [str(Path(sys.executable).with_name("opentelemetry-instrument"))]
     with Server() as server:
         with gunicorn(tmp_path, receiver, "-w", "2", before=before, UPSTREAM=server.url) as service:
-            answered = serves(service, server, 2)
-            while len(answered) < 2:
-                answered += serves(service, server, 1)
+            answered = serves(service, server, 2, workers=2)
             service.stop()
         told = receiver.by_instance(CHECKOUTS, **{"server.port": server.port})
     assert sorted(sum(counts.values()) for counts in told.values() if counts) == sorted(answered.values())
@@ -429,11 +419,11 @@ def test_what_an_older_sdk_lets_workers_share_is_replaced_and_what_install_was_t
         from opentelemetry.sdk.metrics import MeterProvider
         from opentelemetry.sdk.metrics.export import InMemoryMetricReader
         from opentelemetry.sdk.resources import Resource
-        from pool_telemetry import _instrument, gunicorn
+        from pool_telemetry import _instrument, _workers, gunicorn
 
         shared = MeterProvider([InMemoryMetricReader()], Resource({"telemetry.auto.version": "1"}))
         metrics.set_meter_provider(shared)
-        gunicorn._note_what_is_shared()
+        _workers._note_what_is_shared()
         pool_telemetry.install(spans="off", excluded_hosts="a,b")
         gunicorn.post_worker_init(None)
         wanted = _instrument.wanted()

@@ -14,7 +14,7 @@ from misbehaving import Server
 from pool_telemetry.cli import HOOK
 from tests import programs
 from tests.integrations.otlp import Receiver
-from tests.integrations.services import exporting
+from tests.integrations.services import exporting, free_port
 from tests.integrations.test_instrumentor import a_distribution
 
 SETUP = "HTTP connection_setup"
@@ -129,6 +129,91 @@ def test_what_the_application_asks_for_at_exit_is_told(told: Told) -> None:
         """
     told.by(program)
     told.check(2)
+
+
+@programs.needs_fork
+@pytest.mark.parametrize("end", ["os._exit(0)", ""])
+def test_what_is_flushed_is_told_once_however_the_process_then_ends(end: str, told: Told) -> None:
+    program = """
+        import requests
+        pool_telemetry.flush()  # nothing is installed, and then nothing is seen so far
+        pool_telemetry.install(export=True)
+        pool_telemetry.flush()
+        if os.fork() == 0:
+            for _ in range(2):
+                requests.get(url + "/close")
+                pool_telemetry.flush()
+            {end}
+        else:
+            os.wait()
+        """
+    told.by(program.format(end=end or "pass"))
+    told.check(2)
+
+
+@programs.needs_fork
+def test_a_child_flushes_what_is_its_own(told: Told) -> None:
+    program = """
+        import requests
+        pool_telemetry.install(export=True)
+        requests.get(url + "/close")
+        for ask in False, True:
+            if os.fork() == 0:
+                if ask:
+                    requests.get(url + "/close")
+                pool_telemetry.flush()
+                os._exit(0)
+            os.wait()
+        """
+    told.by(program)
+    told.check(2)
+
+
+def test_an_exporter_that_cannot_flush_is_one_warning_and_the_others_have_sent(
+    told: Told, tmp_path: Path, receiver: Receiver
+) -> None:
+    (tmp_path / "broken.py").write_text(
+        textwrap.dedent(
+            """
+            from opentelemetry.sdk.metrics.export import ConsoleMetricExporter
+
+            class Broken(ConsoleMetricExporter):
+                def export(self, *_, **__):
+                    raise OSError("no")
+
+                def force_flush(self, *_, **__):
+                    raise OSError("broken")
+            """
+        )
+    )
+    a_distribution(tmp_path, "broken", "1", opentelemetry_metrics_exporter="broken = broken:Broken")
+    program = """
+        import logging, requests
+        logging.basicConfig(stream=sys.stdout, format="%(name)s %(message)s")
+        pool_telemetry.install(export=True)
+        requests.get(url + "/close")
+        pool_telemetry.flush()
+        print(flush=True)
+        os._exit(0)
+        """
+    said = told.by(program, tmp_path, OTEL_METRICS_EXPORTER="broken")
+    assert said.count("pool_telemetry what is left has not been sent: ") == 1
+    assert "force_flush" in said
+    assert [span.name.startswith(SETUP) for span in receiver.spans].count(True) == 1
+
+
+def test_flushing_gives_up_where_nobody_listens(told: Told) -> None:
+    program = """
+        import requests
+        pool_telemetry.install(export=True)
+        requests.get(url + "/close")
+        pool_telemetry.flush()
+        print("on", flush=True)
+        os._exit(0)
+        """
+    nobody = f"http://127.0.0.1:{free_port()}"
+    said = told.by(program, OTEL_EXPORTER_OTLP_ENDPOINT=nobody, OTEL_EXPORTER_OTLP_TIMEOUT="1")
+    assert said == "on\n"
 
 
 def test_an_exception_of_a_signal_handler_in_the_middle_of_it_reaches_the_application(told: Told) -> None:

@@ -102,6 +102,32 @@ assert [point.count for point in points] == [1, 1], points  # the first was stil
     assert told.count('"name": "HTTP connection_setup') == 1
 
 
+def test_flushing_leaves_an_applications_providers_alone_and_without_export_does_nothing() -> None:
+    told = run(
+        REQUEST
+        + """
+from opentelemetry import metrics
+pool_telemetry.install()
+use_it()
+pool_telemetry.flush()
+assert not [name for name in sys.modules if name.startswith("opentelemetry.sdk")]
+pool_telemetry.uninstall()
+
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
+metrics.set_meter_provider(MeterProvider([PeriodicExportingMetricReader(ConsoleMetricExporter())]))
+pool_telemetry.install(export=True, spans="off")
+use_it()
+pool_telemetry.flush()
+sys.stdout.flush()
+import os
+os._exit(0)
+""",
+        OTEL_METRICS_EXPORTER="console",
+    )
+    assert told == ""
+
+
 def test_our_own_metrics_end_where_those_of_the_application_begin() -> None:
     """The histograms too, whose values the SDK remembers: exported on, they would contradict the application's own."""
     told = run(

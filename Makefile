@@ -7,13 +7,15 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo django flask jaeger picture test test-foreign bench lint clean
+.PHONY: help demo django flask jaeger picture prometheus dashboard series test test-foreign bench lint clean
 
 help:
 	@echo "make demo    watch a connection pool go wrong, and read what is told about it  (ARGS=--telemetry: metrics, spans)"
 	@echo "make django  a small Django application that shows the drops of its upstream; make flask: the same with Flask"
 	@echo "make jaeger  a story to read in Jaeger   (start one before: docker compose up -d, in examples/jaeger)"
 	@echo "make picture that story as the README shows it, drawn anew from a real Jaeger"
+	@echo "make prometheus  a fleet to look at in Grafana  (start it before: docker compose up -d, in examples/prometheus)"
+	@echo "make dashboard   its dashboard anew;  make series: how many series a fleet makes  (ARGS=--help for more)"
 	@echo "make test    run the tests            (some of them: make test ARGS='tests/unit -x')"
 	@echo "make test-foreign  the suites of urllib3 and requests, without us and with us; other instrumentations beside us"
 	@echo "make bench   what it costs, beside its peers; instructions too where valgrind is (ARGS=--help for more)"
@@ -37,6 +39,15 @@ jaeger: $(VENV)/.jaeger
 picture: $(VENV)/.jaeger
 	@PYTHONPATH=examples $(VENV)/bin/python -m jaeger.picture
 
+prometheus: $(VENV)/.prometheus
+	@PYTHONPATH=examples $(VENV)/bin/python -m prometheus.app
+
+dashboard:
+	@PYTHONPATH=examples $(PYTHON) -m prometheus.dashboard > examples/prometheus/dashboard.json
+
+series: $(VENV)/.prometheus
+	@PYTHONPATH=examples $(VENV)/bin/python -m prometheus.series $(ARGS)
+
 test: $(VENV)/.test
 	@$(VENV)/bin/python -m pytest $(ARGS)
 
@@ -58,7 +69,7 @@ clean:
 	@find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The dependency groups of pyproject.toml; asked for one by one, so that the demo need not wait for the test servers.
-$(VENV)/.demo $(VENV)/.web $(VENV)/.jaeger $(VENV)/.test $(VENV)/.companions $(VENV)/.bench $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(VENV)/.made
+$(VENV)/.demo $(VENV)/.web $(VENV)/.jaeger $(VENV)/.prometheus $(VENV)/.test $(VENV)/.companions $(VENV)/.bench $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(VENV)/.made
 	@echo "Installing what 'make $(MAKECMDGOALS)' needs into $(VENV) ..."
 	@$(PIP) install --editable . --group $*
 	@touch $@

@@ -42,7 +42,7 @@ from ._settings import STARTED_IN
 log = logging.getLogger("pool_telemetry")
 # The protocols of OTEL_EXPORTER_OTLP_PROTOCOL, as the entry points of exporters have them.
 _PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
-_EXTRAS = {"otlp_proto_http": "otlp", "otlp_proto_grpc": "otlp-grpc"}
+_EXTRAS = {"otlp_proto_http": "otlp", "otlp_proto_grpc": "otlp-grpc", "prometheus": "prometheus"}
 
 
 def check_exporters(*, traces: bool = True, metrics: bool = True) -> None:

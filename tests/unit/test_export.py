@@ -281,6 +281,22 @@ except pool_telemetry.MissingExporterError as error:
     assert f"install pool-telemetry[{extra}]," in told
 
 
+def test_a_missing_exporter_for_prometheus_names_the_extra_to_install() -> None:
+    told = run(
+        """
+import importlib.metadata, pool_telemetry
+importlib.metadata.entry_points = lambda **_: ()  # whatever is installed here
+try:
+    pool_telemetry.install(export=True)
+except pool_telemetry.MissingExporterError as error:
+    print(error)
+""",
+        OTEL_TRACES_EXPORTER="none",
+        OTEL_METRICS_EXPORTER="prometheus",
+    )
+    assert "'prometheus' for metrics is installed: install pool-telemetry[prometheus]," in told
+
+
 def test_a_missing_exporter_is_a_clear_error_and_nothing_has_been_set() -> None:
     told = run(
         REQUEST

@@ -18,7 +18,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from . import _kernel
 from ._changes import change_of, closed_unseen, enter
@@ -34,9 +34,11 @@ from ._records import (
     record_of,
     unmark,
 )
-from ._snapshot import UpstreamSnapshot
 from ._tally import tally
-from ._viewing import view_book
+from ._turns import in_turns
+
+if TYPE_CHECKING:
+    from ._snapshot import UpstreamSnapshot
 
 T = TypeVar("T")
 
@@ -196,7 +198,7 @@ class Ledger:
         taken_up: set[int] = set()
         for connection in tuple(book.connections):
             conn = connection.conn and connection.conn()
-            if conn is None or not _same_socket(connection, conn):
+            if conn is None or _socket_in(conn, connection) is None:
                 connection.is_open = False
                 self._apply(closed_unseen(connection))
             elif id(conn) in taken_up:
@@ -313,6 +315,8 @@ class Ledger:
         self.check_process()
         if self.is_busy_here():
             return []
+        from ._viewing import view_book  # of use to who looks, and it takes a while to import
+
         return self._locked(lambda: [view_book(book, *view) for book, view in self._walk()]) or []
 
     def _walk(self) -> Iterator[tuple[Book, _View]]:
@@ -343,17 +347,19 @@ class Ledger:
         queues = self._queues(book)
         looks: dict[ConnectionRecord, Look] = {}
         strangers = []
-        for connection in tuple(book.connections):
-            conn = connection.conn and connection.conn()
-            if (
-                conn is None
-                or not _same_socket(connection, conn)
-                or (self.is_attached and record_of(conn) is not connection)
-            ):
-                strangers.append(connection)
-                continue
-            is_idle = _is_idle(connection, conn, queues, or_else=connection not in book.out)
-            looks[connection] = Look(is_idle, _kernel.read_state(conn.sock), self._clock())
+        # There may be ten thousand: what each needs is fetched once, and a named tuple made without a call of Python's.
+        read_state, clock, is_attached, out = _kernel.read_state, self._clock, self.is_attached, book.out
+        new_look: Callable[..., Look] = tuple.__new__
+        for part in in_turns(tuple(book.connections)):
+            for connection in part:
+                conn = connection.conn and connection.conn()
+                sock = None if conn is None else _socket_in(conn, connection)
+                if sock is None or (is_attached and record_of(conn) is not connection):
+                    strangers.append(connection)
+                    continue
+                lying = queues.get(connection.pool, _NOTHING)
+                is_idle = connection not in out if lying is None else id(conn) in lying
+                looks[connection] = new_look(Look, (is_idle, read_state(sock), clock()))
         if strangers:
             # A close posts before it acts, so that what ended properly is booked by now. The rest lost its socket
             # behind urllib3's back.
@@ -371,12 +377,15 @@ class _View(NamedTuple):
     pools: list[PoolRecord]
 
 
+# A pool that is gone has closed what lay in it: the rest is in use.
+_NOTHING: frozenset[int] = frozenset()
+
+
 def _is_idle(
     connection: ConnectionRecord, conn: Any, queues: dict[PoolRecord, set[int] | None], *, or_else: bool
 ) -> bool:
     """Whether a connection lies in its pool; ``or_else`` where that cannot be seen."""
-    # A pool that is gone has closed what lay in it: the rest is in use.
-    lying = queues.get(connection.pool, set())
+    lying = queues.get(connection.pool, _NOTHING)
     return or_else if lying is None else id(conn) in lying
 
 
@@ -384,6 +393,8 @@ def _socket_of(connection: ConnectionRecord) -> Any:
     return connection.sock and connection.sock()
 
 
-def _same_socket(connection: ConnectionRecord, conn: Any) -> bool:
+def _socket_in(conn: Any, connection: ConnectionRecord) -> Any:
+    """The socket of a connection object, ``None`` if it is not the one that its record is of."""
     sock = getattr(conn, "sock", None)
-    return sock is not None and (connection.sock is None or connection.sock() is sock)
+    known = connection.sock
+    return sock if known is None or known() is sock else None

@@ -18,6 +18,7 @@ from ._lifecycle import (
     Upstream,
 )
 from ._records import ACTIVE, BORN_OPEN, IDLE, Book, ConnectionRecord, FinSeen, OpenKey, PoolRecord, SocketKey
+from ._turns import in_turns
 from ._verdicts import close_wait_ns, remote_close_ns
 
 # Each address that a connection had is a series, which does not vanish: a rotating set must not grow for ever.
@@ -75,22 +76,28 @@ def read_book(
         pools: those that live, and have not been closed.
         by_peer: whether levels are kept apart by the peer's address.
     """
+    seen: Counter[tuple[str, str, str | None, str | None]] = Counter()
+    fins: list[FinSeen] = []
+    oldest = reuses = use_ns = 0
+    for part in in_turns(tuple(book.connections)):
+        for connection in part:
+            is_idle, state, at = looks.get(connection, _NOT_LOOKED_AT)
+            level = IDLE if is_idle else ACTIVE
+            peer = connection.peer[0] if by_peer and connection.peer else None
+            seen[level, connection.version, peer, state.tcp_state] += 1
+            reuses += connection.reuses
+            use_ns += connection.use_ns
+            if is_idle and state.tcp_state == CLOSE_WAIT:
+                idle_ns = connection.idle_ns(at)
+                oldest = max(oldest, close_wait_ns(state, idle_ns) or 0)
+                fin = fin_seen(connection, remote_close_of(connection, state, idle_ns))
+                if fin is not None:
+                    fins.append(fin)
     open_: Counter[OpenKey] = Counter()
     sockets: Counter[SocketKey] = Counter()
-    fins: list[FinSeen] = []
-    oldest = 0
-    for connection in tuple(book.connections):
-        is_idle, state, at = looks.get(connection, _NOT_LOOKED_AT)
-        level = IDLE if is_idle else ACTIVE
-        peer = connection.peer[0] if by_peer and connection.peer else None
-        open_[level, connection.version, peer] += 1
-        sockets[level, state.tcp_state] += 1
-        if is_idle and state.tcp_state == CLOSE_WAIT:
-            idle_ns = connection.idle_ns(at)
-            oldest = max(oldest, close_wait_ns(state, idle_ns) or 0)
-            fin = fin_seen(connection, remote_close_of(connection, state, idle_ns))
-            if fin is not None:
-                fins.append(fin)
+    for (level, version, peer, tcp_state), count in seen.items():
+        open_[level, version, peer] += count
+        sockets[level, tcp_state] += count
     sizes: Counter[bool] = Counter()
     for pool in pools:
         sizes[pool.is_block] += pool.size
@@ -100,7 +107,7 @@ def read_book(
     book.socket_keys.update(dict.fromkeys(sockets))
     book.size_keys.update(dict.fromkeys(sizes))
     checkouts = Counter(book.checkouts)
-    checkouts[Outcome.REUSED] += sum(each.reuses for each in book.connections)
+    checkouts[Outcome.REUSED] += reuses
     reading = Reading(
         upstream=book.upstream,
         checkouts={outcome: checkouts[outcome] for outcome in Outcome},
@@ -117,7 +124,7 @@ def read_book(
         peak=max(book.peaks, default=0),
         pools=len(pools),
         creations=book.creations,
-        use_ns=book.use_ns + sum(each.use_ns for each in book.connections),
+        use_ns=book.use_ns + use_ns,
     )
     return reading, fins
 

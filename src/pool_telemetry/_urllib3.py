@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import http.client
 import inspect
-import ipaddress
 import socket
 import sys
 from types import FrameType
@@ -134,11 +133,17 @@ def lookup_name(address: Any) -> str | None:
     if not isinstance(address, tuple) or not address:
         return None
     name = _host(address[0]).strip("[]")
-    try:
-        ipaddress.ip_address(name.partition("%")[0])
-    except ValueError:
-        return name
-    return None
+    return None if _is_address(name.partition("%")[0]) else name
+
+
+def _is_address(name: str) -> bool:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, name)  # ipaddress takes ten times as long
+        except (OSError, ValueError):  # it is none; or holds what no C string can
+            continue
+        return True
+    return False
 
 
 def family_of(sock: Any) -> str | None:

@@ -10,7 +10,7 @@ from .parts import Extent, Found, Progress, Verdict, serving, table
 
 WORKER = "benchmarks.scale.workers.memory"
 #: Uses of a connection, each in a span of its own, and in words.
-USES = {0: "opened, without a span", 3: "opened and used twice more, in three spans"}
+USES = {0: "opened, without a span", 1: "opened and used, in one span", 3: "opened and used, in three spans"}
 METERS = ("tracemalloc", "rss")
 MOST_BYTES = 1024.0
 #: Of Python's allocator, of the process: a counter of durations is made when the first of its magnitude comes.

@@ -29,12 +29,13 @@ def view_book(
         pools: those that live, and have not been closed.
     """
     by_pool: dict[PoolRecord, list[Connection]] = {pool: [] for pool in pools}
-    for part in in_turns(tuple(looks.items())):
-        for connection, look in part:
-            pool = connection.pool
-            if pool not in by_pool:
-                by_pool[pool] = []
-            by_pool[pool].append(_connection(connection, look))
+    for part in in_turns(tuple(looks)):
+        for connection in part:
+            view = _connection(connection, looks[connection])
+            try:
+                by_pool[connection.pool].append(view)
+            except KeyError:
+                by_pool[connection.pool] = [view]
     drops: dict[str, dict[str, int]] = {}
     for (reason, phase), count in reading.drops.items():
         drops.setdefault(reason.value, {})[phase.value] = count

@@ -111,7 +111,7 @@ class Bench:
         """What there is: objects of ours, blocks of Python's allocator, bytes of the process."""
         self._told("urllib3.pool.checkouts")
         gc.collect()
-        ours = sum(type(each).__module__.startswith("pool_telemetry") for each in gc.get_objects())
+        ours = sum(str(type(each).__module__).startswith("pool_telemetry.") for each in gc.get_objects())
         return {"ours": ours, "blocks": sys.getallocatedblocks(), "bytes": _resident()}
 
     def _compared(self, before: dict[str, float]) -> dict[str, float]:

@@ -18,6 +18,8 @@ POOLS, THREADS = ("one", "many"), (1, 4, 16)
 #: So many make a block, by all threads together.
 DEEDS = {"requests": 960, "checkouts": 9_600}
 FEW = 160
+#: What repeats of the same differ by, above no more at all.
+MOST = 1.05
 
 
 class Case(NamedTuple):
@@ -126,16 +128,16 @@ def _found(
         data["times"].append({**case._asdict(), "bare": bare._asdict(), "added": figure._asdict()})
         if case.threads == 16:
             name = f"{case.kind} by 16 threads on {case.pools}, of those by one"
-            verdicts.append(Verdict(f"{name}, time added", times, 1.0))
+            verdicts.append(Verdict(f"{name}, time added", times, MOST))
             if more is not None:
-                verdicts.append(Verdict(f"{name}, instructions added", more / counts[single][1], 1.0, 1.5))
+                verdicts.append(Verdict(f"{name}, instructions added", more / counts[single][1], MOST, 1.5))
     for case, (without, more) in counts.items():
         data["instructions"].append({**case._asdict(), "bare": without, "added": more})
     for case, asked in locks.items():
         data["locks"].append({**case._asdict(), "asked_of_thousand": asked})
         # One in 256 empties the buffer of samples; of the threads that find it full at once each one tries.
         verdicts.append(
-            Verdict(f"locks asked for in 1,000 checkouts, {case.threads} on {case.pools}", asked, 1000 / 256 + 0.1, 20)
+            Verdict(f"locks asked for in 1,000 checkouts, {case.threads} on {case.pools}", asked, 1000 / 256 + 0.1, 100)
         )
     heads = (
         "",

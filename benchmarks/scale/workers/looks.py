@@ -21,7 +21,7 @@ from .answering import Clocks, answer, check, set_up
 INFO_SIZE = 208  # what the library asks the kernel for
 REQUESTING_THREADS = 4
 PAUSE_S = 0.001  # of each thread between two requests
-REST_S = 0.2  # between two looks
+REST_S = 1.0  # between two looks; the SDK rests for a minute
 
 Look = Callable[[], object]
 

@@ -137,7 +137,7 @@ def _found(
         data["locks"].append({**case._asdict(), "asked_of_thousand": asked})
         # One in 256 empties the buffer of samples; of the threads that find it full at once each one tries.
         verdicts.append(
-            Verdict(f"locks asked for in 1,000 checkouts, {case.threads} on {case.pools}", asked, 1000 / 256 + 0.1, 100)
+            Verdict(f"locks asked for in 1,000 checkouts, {case.threads} on {case.pools}", asked, 1000 / 256 + 0.1)
         )
     heads = (
         "",

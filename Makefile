@@ -19,6 +19,7 @@ help:
 	@echo "make test    run the tests            (some of them: make test ARGS='tests/unit -x')"
 	@echo "make test-foreign  the suites of urllib3 and requests, without us and with us; other instrumentations beside us"
 	@echo "make bench   what it costs, beside its peers; instructions too where valgrind is (ARGS=--help for more)"
+	@echo "             ARGS=scale: with many threads, drops and sockets"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make clean   remove .venv, caches and build output"
 	@echo

@@ -19,13 +19,18 @@ SHORT = (NOOP, METRICS, DEFAULT, RECORDED, INCUMBENT)
 
 def main() -> int:
     """Measures, prints tables, and tells whether a limit was passed."""
+    if sys.argv[1:2] == ["scale"]:
+        from .scale import command
+
+        return command.main(sys.argv[2:])
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "what",
         nargs="?",
-        choices=("peers", "seams"),
+        choices=("peers", "seams", "scale"),
         default="peers",
-        help="peers (default): beside other instrumentations. seams: ways to see a checkout, beside each other",
+        help="peers (default): beside other instrumentations. seams: ways to see a checkout, beside each other. "
+        "scale: many threads, drops, sockets; it has options of its own",
     )
     parser.add_argument("--generations", type=int, help="so often processes start anew; 24 unless told, 8 if short")
     parser.add_argument("--short", action="store_true", help="few variants and rounds")

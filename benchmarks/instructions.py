@@ -13,6 +13,7 @@ from statistics import median
 from typing import NamedTuple
 
 from .measure import Worker, server
+from .process import Process
 from .variants import Row
 
 #: Of a run with so many requests and one with a whole block more the difference is taken: start-up does not count.
@@ -67,12 +68,26 @@ class _Job(NamedTuple):
 
 
 def _run(job: _Job, requests: int, url: str) -> int:
+    def start(prefix: tuple[str, ...]) -> Process:
+        return Worker(job.row, url, is_on=job.kind == "on", prefix=prefix, seed=job.seed)
+
+    return collected(start, f"make {requests}")
+
+
+def collected(start: Callable[[tuple[str, ...]], Process], command: str) -> int:
+    """Instructions of a process from its start to its end.
+
+    Args:
+        start: starts it, by the prefix that it is given.
+        command: the only one, with which the process ends.
+    """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
-        prefix = ("valgrind", "--tool=callgrind", f"--log-file={log}", f"--callgrind-out-file={folder}/out")
-        with Worker(job.row, url, is_on=job.kind == "on", prefix=prefix, seed=job.seed) as worker:
-            worker.hear()
-            worker.tell(f"make {requests}")
+        with start(
+            ("valgrind", "--tool=callgrind", f"--log-file={log}", f"--callgrind-out-file={folder}/out")
+        ) as process:
+            process.hear()
+            process.tell(command)
         found = re.search(r"Collected : (\d+)", log.read_text())
         assert found is not None, log.read_text()
         return int(found[1])

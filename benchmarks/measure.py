@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from statistics import median, quantiles
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from . import LAYOUT
+from .process import ROOT, Process
 from .variants import Row
 
 CLOCKS = ("cpu", "wall")
-ROOT = Path(__file__).resolve().parents[1]
 
 
-class WorkerError(Exception):
-    """A worker ended before its time; what it said is on stderr."""
-
-
-class Worker:
+class Worker(Process):
     """A process that makes requests.
 
     Args:
         is_on: whether the row's variant is switched on in it.
-        prefix: what the interpreter is started by: valgrind, say.
-        seed: of Python's hashes, for where dicts collide.
-        layout: of the process's memory, left as it comes unless given.
     """
 
     def __init__(
@@ -44,42 +33,8 @@ class Worker:
         seed: int = 1,
         layout: str | None = None,
     ) -> None:
-        self._row = row
-        self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "benchmarks.worker", row.client, row.name, "on" if is_on else "off", url],
-            env={**os.environ, "PYTHONHASHSEED": str(seed)} | ({LAYOUT: layout} if layout else {}),
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-    def hear(self) -> Any:
-        """The next answer."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise WorkerError(f"the worker of {self._row.name!r} ended")
-        return json.loads(line)
-
-    def tell(self, command: str) -> None:
-        """Give a command."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(command + "\n")
-        self.process.stdin.flush()
-
-    def ask(self, command: str) -> Any:
-        """The answer to one command."""
-        self.tell(command)
-        return self.hear()
+        arguments = (row.client, row.name, "on" if is_on else "off", url)
+        super().__init__("benchmarks.worker", *arguments, prefix=prefix, seed=seed, layout=layout)
 
 
 class Figure(NamedTuple):

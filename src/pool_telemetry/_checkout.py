@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable
-from dataclasses import replace
 from time import monotonic_ns
 from typing import Any
 
@@ -248,7 +247,7 @@ class CheckoutHooks:
         for drop in reversed(drops):
             if drop.connection.pool is pool:
                 drops.remove(drop)
-                return replace(drop, ended_at=now, use=use)
+                return drop.ended(now, use)
         return None
 
     def _tell_drop(self, drop: Dropped) -> Use:

@@ -32,12 +32,12 @@ these: no other thread gets in between, with or without a GIL. What is *made onc
         ``lost``: each thread under a key of its own, and any thread takes out; atomic
         ``simple_class``: any thread; ``None`` only costs time. Who adds to ``lost`` clears it after that, and who sets
             it looks at ``lost`` after that
-        ``emptied_by``, ``freed_at``: any thread; the last one stands
+        ``emptied_by``, ``freed_at``, ``peer``: any thread; the last one stands
     ConnectionRecord: where nothing else is said its *owner*, the thread that has taken the connection out of the pool
             and not put it back. The pool's queue hands it on, so owners come one after the other
         ``pool``, ``fin_unclaimed`` (of which many may pop, and one gets it): made once
         ``is_open``: the owner, but ``False`` by whoever closes it or finds it gone
-        ``conn``: the owner, and the owner of its successor, who takes it away
+        ``conn`` (whose ``record`` is made once): the owner, and the owner of its successor, who takes it away
         ``use_ns``: the owner, or another who closes it. Where both come at one moment the telling of the close has its
             own figure, which is what counts
         ``drop``, ``close_reason``, ``has_failed``: the owner, or another who closes it
@@ -56,6 +56,7 @@ these: no other thread gets in between, with or without a GIL. What is *made onc
         ``Instruments.source``: ``install()`` and ``uninstall()``, or ``None`` by a fault
         ``_instruments``, ``_stand_ins``, ``_stand_in``, ``_provided_in``, ``is_wanted``, ``_hooks``, ``_emitter``,
             ``_ledger``, ``_wanted``: under the lock of ``install()``. ``_instrument._lock`` itself: a forked child
+        ``_at_fork``: whichever thread forks; the last one stands
         ``_teller``: the main thread, before the program begins or as it ends
         ``Teller._claims``: any thread; atomic. ``_met_in``, ``_mark``: the one whose claim it is. ``_told_in``,
             ``_left``, ``_is_closed``, ``_before_exit``: who ends the process
@@ -70,7 +71,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from . import _kernel
 from ._changes import change_of, closed_unseen, enter
@@ -86,9 +87,11 @@ from ._records import (
     record_of,
     unmark,
 )
-from ._snapshot import UpstreamSnapshot
 from ._tally import Tallied, tally
-from ._viewing import view_book
+from ._turns import in_turns
+
+if TYPE_CHECKING:
+    from ._snapshot import UpstreamSnapshot
 
 T = TypeVar("T")
 # On the average of upstreams, so many addresses are told apart.
@@ -279,7 +282,7 @@ class Ledger:
         taken_up: set[int] = set()
         for connection in tuple(book.connections):
             conn = connection.live()
-            if conn is None or not _same_socket(connection, conn):
+            if conn is None or _socket_in(conn, connection) is None:
                 connection.is_open = False
                 self._apply(closed_unseen(connection))
             elif id(conn) in taken_up:
@@ -298,7 +301,7 @@ class Ledger:
 
     def look_again(self) -> None:
         """Close for an unknown reason what has lost its socket since it was taken up."""
-        self._locked(lambda: [self._look(book) for book in tuple(self._books.values())])
+        self._locked(lambda: [self._look(book) for book in self._all_books()])
 
     def reset(self) -> None:
         """Empty books, as a forked child must have them: the parent tells of its own."""
@@ -413,6 +416,8 @@ class Ledger:
         self.check_process()
         if self.is_busy_here():
             return []
+        from ._viewing import view_book  # of use to who looks, and it takes a while to import
+
         return self._locked(lambda: [view_book(book, *view) for book, view in self._walk()]) or []
 
     def _walk(self) -> Iterator[tuple[Book, _View]]:
@@ -443,17 +448,19 @@ class Ledger:
         queues = self._queues(book)
         looks: dict[ConnectionRecord, Look] = {}
         strangers = []
-        for connection in tuple(book.connections):
-            conn = connection.live()
-            if (
-                conn is None
-                or not _same_socket(connection, conn)
-                or (self.is_attached and record_of(conn) is not connection)
-            ):
-                strangers.append(connection)
-                continue
-            is_idle = _is_idle(connection, conn, queues, or_else=connection not in book.out)
-            looks[connection] = Look(is_idle, _kernel.read_state(conn.sock), self._clock())
+        # There may be ten thousand: what each needs is fetched once, and a named tuple made without a call of Python's.
+        read_state, clock, is_attached, out = _kernel.read_state, self._clock, self.is_attached, book.out
+        new_look: Callable[..., Look] = tuple.__new__
+        for part in in_turns(tuple(book.connections)):
+            for connection in part:
+                conn = connection.live()
+                sock = None if conn is None else _socket_in(conn, connection)
+                if sock is None or (is_attached and record_of(conn) is not connection):
+                    strangers.append(connection)
+                    continue
+                lying = queues.get(connection.pool, _NOTHING)
+                is_idle = connection not in out if lying is None else id(conn) in lying
+                looks[connection] = new_look(Look, (is_idle, read_state(sock), clock()))
         if strangers:
             # A close posts before it acts, so that what ended properly is booked by now. The rest lost its socket
             # behind urllib3's back.
@@ -471,12 +478,15 @@ class _View(NamedTuple):
     pools: list[PoolRecord]
 
 
+# A pool that is gone has closed what lay in it: the rest is in use.
+_NOTHING: frozenset[int] = frozenset()
+
+
 def _is_idle(
     connection: ConnectionRecord, conn: Any, queues: dict[PoolRecord, set[int] | None], *, or_else: bool
 ) -> bool:
     """Whether a connection lies in its pool; ``or_else`` where that cannot be seen."""
-    # A pool that is gone has closed what lay in it: the rest is in use.
-    lying = queues.get(connection.pool, set())
+    lying = queues.get(connection.pool, _NOTHING)
     return or_else if lying is None else id(conn) in lying
 
 
@@ -485,6 +495,7 @@ def _socket_of(connection: ConnectionRecord) -> Any:
     return None if reference is None else reference()
 
 
-def _same_socket(connection: ConnectionRecord, conn: Any) -> bool:
+def _socket_in(conn: Any, connection: ConnectionRecord) -> Any:
+    """The socket of a connection object, ``None`` if it is not the one that its record is of."""
     sock, reference = getattr(conn, "sock", None), connection.sock
-    return sock is not None and (reference is None or reference() is sock)
+    return sock if reference is None or reference() is sock else None

@@ -19,6 +19,7 @@ from ._lifecycle import (
     Upstream,
 )
 from ._records import ACTIVE, IDLE, Book, ConnectionRecord, FinSeen, OpenKey, PoolRecord, SocketKey
+from ._turns import in_turns
 from ._verdicts import close_wait_ns, remote_close_ns
 
 
@@ -76,21 +77,27 @@ def read_book(
         pools: those that live, and have not been closed.
         peer_of: gives the peer's address by which levels are kept apart.
     """
+    seen: Counter[tuple[str, str, str | None, str | None]] = Counter()
+    fins: list[FinSeen] = []
+    oldest = reuses = use_ns = 0
+    for part in in_turns(tuple(book.connections)):
+        for connection in part:
+            is_idle, state, at = looks.get(connection, _NOT_LOOKED_AT)
+            level = IDLE if is_idle else ACTIVE
+            seen[level, connection.version, peer_of(connection), state.tcp_state] += 1
+            reuses += connection.reuses
+            use_ns += connection.use_ns
+            if is_idle and state.tcp_state == CLOSE_WAIT:
+                idle_ns = connection.idle_ns(at)
+                oldest = max(oldest, close_wait_ns(state, idle_ns) or 0)
+                fin = fin_seen(connection, remote_close_of(connection, state, idle_ns))
+                if fin is not None:
+                    fins.append(fin)
     open_: Counter[OpenKey] = Counter()
     sockets: Counter[SocketKey] = Counter()
-    fins: list[FinSeen] = []
-    oldest = 0
-    for connection in tuple(book.connections):
-        is_idle, state, at = looks.get(connection, _NOT_LOOKED_AT)
-        level = IDLE if is_idle else ACTIVE
-        open_[level, connection.version, peer_of(connection)] += 1
-        sockets[level, state.tcp_state] += 1
-        if is_idle and state.tcp_state == CLOSE_WAIT:
-            idle_ns = connection.idle_ns(at)
-            oldest = max(oldest, close_wait_ns(state, idle_ns) or 0)
-            fin = fin_seen(connection, remote_close_of(connection, state, idle_ns))
-            if fin is not None:
-                fins.append(fin)
+    for (level, version, peer, tcp_state), count in seen.items():
+        open_[level, version, peer] += count
+        sockets[level, tcp_state] += count
     sizes: Counter[bool] = Counter()
     for pool in pools:
         sizes[pool.is_block] += pool.size
@@ -98,7 +105,7 @@ def read_book(
     book.socket_keys.update(dict.fromkeys(sockets))
     book.size_keys.update(dict.fromkeys(sizes))
     checkouts = Counter(book.checkouts)
-    checkouts[Outcome.REUSED] += sum(each.reuses for each in book.connections)
+    checkouts[Outcome.REUSED] += reuses
     reading = Reading(
         upstream=book.upstream,
         checkouts={outcome: checkouts[outcome] for outcome in Outcome},
@@ -115,7 +122,7 @@ def read_book(
         peak=max(book.peaks, default=0),
         pools=len(pools),
         creations=book.creations,
-        use_ns=book.use_ns + sum(each.use_ns for each in book.connections),
+        use_ns=book.use_ns + use_ns,
     )
     return reading, fins
 

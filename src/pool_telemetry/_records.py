@@ -7,6 +7,7 @@ happened, and never changed. Every time is passed in, in nanoseconds of the mono
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -95,7 +96,18 @@ class Book:
 class PoolRecord:
     """What is known of one live pool."""
 
-    __slots__ = ("book", "emptied_by", "freed_at", "is_block", "is_proxied", "lost", "pool", "simple_class", "size")
+    __slots__ = (
+        "book",
+        "emptied_by",
+        "freed_at",
+        "is_block",
+        "is_proxied",
+        "lost",
+        "peer",
+        "pool",
+        "simple_class",
+        "size",
+    )
 
     def __reduce__(self) -> Any:
         return type(None), ()  # an application that pickles its objects need not know of this one
@@ -112,9 +124,21 @@ class PoolRecord:
         self.freed_at = 0
         #: Lost races whose thread has not come back for another connection: thread -> LostRace.
         self.lost: dict[object, LostRace] = {}
+        #: Of its last connection.
+        self.peer: tuple[str, int | None] | None = None
         #: The pool's class, while a checkout needs none of the extra care that blocking, lost races or ``spans=all``
         #: ask for. Not a mere flag: an object that answers by another's attributes is told from that one by its class.
         self.simple_class: type | None = None
+
+
+class ConnectionReference(weakref.ref[Any]):
+    """A weak reference to a connection object that leads to its record.
+
+    By thousands: a callback that knew the record, one for each, would weigh as much as the record.
+    """
+
+    __slots__ = ("record",)
+    record: ConnectionRecord
 
 
 class LostRace(NamedTuple):
@@ -129,7 +153,7 @@ class ConnectionRecord:
 
     A record belongs to one thread between checkout and return, as the connection does: ``reuses`` and the
     times have one writer at any moment and need no lock. Shared fields that another thread may write:
-    ``is_open`` (once, to ``False``) and ``fin_unclaimed`` (a list that two may pop, and one gets the item).
+    ``is_open`` (once, to ``False``) and ``fin_unclaimed`` (which two may delete, and one can).
     """
 
     __slots__ = (
@@ -189,7 +213,7 @@ class ConnectionRecord:
         self.drop: Dropped | None = None
         #: A lost race has been shown to the observer.
         self.is_told = False
-        self.fin_unclaimed = [True]
+        self.fin_unclaimed = True
         self.peer: tuple[str, int | None] | None = None
         self.local_port: int | None = None
         self.version = "1.1"
@@ -224,9 +248,10 @@ class ConnectionRecord:
     def claim_fin(self) -> bool:
         """Whether the caller is the first to tell when the peer's FIN came: once a connection."""
         try:
-            return self.fin_unclaimed.pop()
-        except IndexError:
+            del self.fin_unclaimed
+        except AttributeError:
             return False
+        return True
 
 
 # What is told: each is made once, where it happened, and never changed.
@@ -285,6 +310,13 @@ class Dropped:
     ended_at: int = 0
     age_ns: int | None = None
     served: int | None = None
+
+    def ended(self, now: int, use: Use) -> Dropped:
+        """The same, with its end and the use that found it."""
+        # Not dataclasses.replace(), which sets each field by a call.
+        whole = object.__new__(Dropped)
+        whole.__dict__.update(self.__dict__, ended_at=now, use=use)
+        return whole
 
 
 @dataclass(frozen=True)
@@ -361,9 +393,11 @@ def unmark(host: Any) -> None:
 
 def record_of(host: Any) -> Any:
     """The record that a pool or a connection bears, ``None`` if it has none."""
-    values = _dict_of(host)
-    if values is not None:
-        return values.get(MARK)
+    kind: Any = type(host)
+    if kind.__setattr__ is not object.__setattr__:
+        values = _dict_of(host)
+        if values is not None:
+            return values.get(MARK)
     try:
         return object.__getattribute__(host, MARK)
     except AttributeError:

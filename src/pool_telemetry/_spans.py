@@ -96,17 +96,20 @@ class SpanObserver:
 
     def checked_out(self, checkout: CheckedOut) -> None:
         """The span of a long wait, and with ``spans="all"`` that of the checkout."""
-        if not _is_wanted():
+        waited, is_all = seconds(checkout.waited_ns), self._settings.spans == "all"
+        has_waited = waited is not None and (
+            waited > self._settings.wait_threshold or checkout.outcome is Outcome.TIMED_OUT
+        )
+        if not (has_waited or is_all) or not _is_wanted():
             return
         assert checkout.pool.book is not None
         upstream = checkout.pool.book.upstream
         attributes: Attributes = {**upstream_attributes(upstream), names.OUTCOME: checkout.outcome.value}
         times = _on_the_wall(checkout.started_at, checkout.ended_at)
-        waited = seconds(checkout.waited_ns)
-        if waited is not None and (waited > self._settings.wait_threshold or checkout.outcome is Outcome.TIMED_OUT):
+        if has_waited:
             name = names.WAIT_SPAN.format(upstream=_label(upstream))
             self._make(name, times, attributes, error=checkout.error)
-        if self._settings.spans == "all" and _has_parent():
+        if is_all and _has_parent():
             attributes[names.IDLE_DURATION] = seconds(checkout.idle_ns)
             name = names.CHECKOUT_SPAN.format(upstream=_label(upstream))
             self._make(name, times, attributes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 import threading
 import weakref
@@ -20,6 +19,7 @@ from ._records import (
     CheckedOut,
     Closed,
     ConnectionRecord,
+    ConnectionReference,
     Dropped,
     Gone,
     LostRace,
@@ -103,6 +103,7 @@ class Watch:
         self._meet_class = meet_class
         self._meet_process = meet_process
         self._process: int | None = None
+        self._on_gone = self._gone  # each look at a method makes another one
 
     # Pools
 
@@ -216,9 +217,11 @@ class Watch:
         connection = ConnectionRecord(pool, None)
         previous: ConnectionRecord | None = record_of(conn)
         try:
-            connection.conn = weakref.ref(conn, functools.partial(self._gone, connection))
+            reference = ConnectionReference(conn, self._on_gone)
         except TypeError as error:
             raise UnmarkableError from error
+        reference.record = connection
+        connection.conn = reference
         mark(conn, connection)
         if previous is None:
             self._meet_class(type(conn))
@@ -247,13 +250,18 @@ class Watch:
             connection.sock = weakref.ref(sock)
         except TypeError:  # a strange socket, which cannot be told from its successor
             connection.sock = None
-        connection.peer, connection.local_port = _kernel.addresses(sock)
+        peer, connection.local_port = _kernel.addresses(sock)
+        pool = connection.pool
+        if peer != pool.peer:
+            pool.peer = peer
+        connection.peer = pool.peer  # one for all that have the same
         connection.tls_version = _kernel.tls_version(sock)
         connection.version = _urllib3.protocol_version(conn)
 
-    def _gone(self, connection: ConnectionRecord, _: object) -> None:
+    def _gone(self, reference: ConnectionReference) -> None:
         # May run inside garbage collection, under any lock: it waits for none, and leaves what it tells in a deque.
         try:
+            connection = reference.record
             pool = connection.pool
             if pool.book is None:
                 return

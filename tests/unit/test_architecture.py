@@ -44,6 +44,25 @@ sys.exit(", ".join(name for name in sys.modules if name.startswith("opentelemetr
     assert outcome.returncode == 0, outcome.stderr
 
 
+def test_what_only_a_look_at_a_snapshot_needs_is_imported_with_the_first_look() -> None:
+    program = """
+import sys
+import pool_telemetry
+
+pool_telemetry.install()
+names = ("_diagnosis", "_finding", "_snapshot", "_viewing", "_report")
+early = [name for name in names if f"pool_telemetry.{name}" in sys.modules]
+missing = [name for name in pool_telemetry.__all__ if name not in dir(pool_telemetry)]
+from pool_telemetry import *
+missing += [name for name in pool_telemetry.__all__ if name not in globals()]
+assert not hasattr(pool_telemetry, "nothing")
+assert diagnose(snapshot()) == [] and isinstance(snapshot(), Snapshot)
+sys.exit(", ".join(early + missing) or None)
+"""
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert outcome.returncode == 0, outcome.stderr
+
+
 def test_every_ignored_type_error_says_which_and_why() -> None:
     root = Path(__file__).parents[2]
     files = [path for folder in ("src", "tests", "examples") for path in (root / folder).rglob("*.py")]

@@ -37,7 +37,7 @@ these: no other thread gets in between, with or without a GIL. What is *made onc
             and not put it back. The pool's queue hands it on, so owners come one after the other
         ``pool``, ``fin_unclaimed`` (of which many may pop, and one gets it): made once
         ``is_open``: the owner, but ``False`` by whoever closes it or finds it gone
-        ``conn`` (whose ``record`` is made once): the owner, and the owner of its successor, who takes it away
+        ``conn``: the owner, and the owner of its successor, who takes it away
         ``use_ns``: the owner, or another who closes it. Where both come at one moment the telling of the close has its
             own figure, which is what counts
         ``drop``, ``close_reason``, ``has_failed``: the owner, or another who closes it
@@ -49,6 +49,7 @@ these: no other thread gets in between, with or without a GIL. What is *made onc
     Elsewhere
         ``Watch.local`` (``is_observing`` in it): each thread has its own; anew in a forked child. ``_process``: any
             thread, the same value. ``_observer``: ``None`` by the fault that ends it
+        ``ConnectionReference.record``: made once
         ``Fuse._unblown``: any thread pops, and one gets it, who then sets ``is_blown``
         ``Patches.gate``, ``_claims``, ``_patches``, ``_over``: any thread; atomic
         ``MetricsEmitter._readings``, ``_served``: who collects, under the SDK's lock. ``_is_cut_off``: the forked child

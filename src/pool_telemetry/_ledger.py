@@ -298,7 +298,7 @@ class Ledger:
 
     def look_again(self) -> None:
         """Close for an unknown reason what has lost its socket since it was taken up."""
-        self._locked(lambda: [self._look(book) for book in tuple(self._books.values())])
+        self._locked(lambda: [self._look(book) for book in self._all_books()])
 
     def reset(self) -> None:
         """Empty books, as a forked child must have them: the parent tells of its own."""

@@ -11,36 +11,15 @@ from typing import Any
 
 import hypothesis
 import pytest
-import urllib3
-import urllib3.connection
-import urllib3.connectionpool
-import urllib3.util.connection
-import urllib3.util.retry
 
 import pool_telemetry
 from tests.live.real_servers import REQUIRE
 from tests.support import NOT_TO_BE_HAD, Telemetry
+from tests.touched import TOUCHED, contents
 
 # How long an example takes says something of the machine and its other tenants, and nothing of what is tested.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
-
-TOUCHED = (
-    urllib3.connectionpool,
-    urllib3.connectionpool.HTTPConnectionPool,
-    urllib3.connection,
-    urllib3.connection.HTTPConnection,
-    urllib3.connection.HTTPSConnection,
-    urllib3.util.connection,
-    urllib3.util.retry.Retry,
-)
-
-
-def contents() -> list[dict[str, Any]]:
-    """What stands in every class and module of urllib3 that is patched."""
-    # Python itself notes __slotnames__ in the class of what is copied, and in a module what it was warned of there.
-    noted = ("__slotnames__", "__warningregistry__")
-    return [{name: value for name, value in vars(owner).items() if name not in noted} for owner in TOUCHED]
 
 
 def demand(report: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
 import os
 import sys
@@ -154,8 +153,8 @@ def report(file: TextIO | None = None) -> None:
 
 
 def _show(seen: Snapshot, file: TextIO) -> None:
-    _hold(_PATIENCE)  # a child that is forked in the midst of an import could never end it
     try:
+        _hold(_PATIENCE)  # a child that is forked in the midst of an import could never end it
         from ._diagnosis import diagnose
         from ._page import likes_colour
         from ._report import show
@@ -228,17 +227,20 @@ def put_in(wanted: Wanted) -> None:
     # Not for ever: the thread that is installing may wait for this one, which detects a resource by a request. And the
     # lock may be another one when this is done: an import in the midst of it may fork.
     lock = _lock
-    if not lock.acquire(timeout=_PATIENCE):
-        return
     try:
-        if _hooks is None:
+        # In here: an exception of a signal handler may come after any call, also that which takes the lock.
+        if lock.acquire(timeout=_PATIENCE) and _hooks is None:
             _install(wanted.settings, wanted.tracer_provider, wanted.meter_provider)
             _wanted = wanted
     except BaseException:
         _wanted = None
         raise
     finally:
-        lock.release()
+        # Not contextlib.suppress: entering it is a call, after which a signal may come.
+        try:  # noqa: SIM105 - see above
+            lock.release()
+        except RuntimeError:  # it was not to be had
+            pass
 
 
 def rehearse(arguments: Mapping[str, Any]) -> None:
@@ -368,12 +370,14 @@ def _meet_process() -> None:
 
 def _provide_stand_ins() -> None:
     lock = _lock  # as in put_in()
-    if lock.acquire(timeout=_PATIENCE):
-        try:
-            if _stand_ins is not None:
-                _stand_ins.provide()
-        finally:
+    try:
+        if lock.acquire(timeout=_PATIENCE) and _stand_ins is not None:
+            _stand_ins.provide()
+    finally:
+        try:  # noqa: SIM105 - as in put_in()
             lock.release()
+        except RuntimeError:
+            pass
 
 
 def _hold(patience: float = _FORK_PATIENCE) -> None:
@@ -381,8 +385,10 @@ def _hold(patience: float = _FORK_PATIENCE) -> None:
 
 
 def _let_go() -> None:
-    with contextlib.suppress(RuntimeError):  # it was not to be had
+    try:  # noqa: SIM105 - as in put_in()
         _lock.release()
+    except RuntimeError:
+        pass
 
 
 if hasattr(os, "register_at_fork"):

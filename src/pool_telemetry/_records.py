@@ -67,13 +67,9 @@ class Book:
         """Take a connection that is open out of the books; what it has counted stays."""
         self.connections.discard(connection)
         self.adopted -= 1
-        self.take_over(connection, connection.use_ns)
-
-    def take_over(self, connection: ConnectionRecord, use_ns: int) -> None:
-        """Count what a connection has counted by itself."""
         self.checkouts[Outcome.REUSED] += connection.reuses
         self.inherited += connection.is_used_by_heir()
-        self.use_ns += use_ns
+        self.use_ns += connection.use_ns
 
     def put_back(self, connection: ConnectionRecord) -> None:
         """Note that a connection is no longer in use, or that nothing more will come back of it."""

@@ -11,9 +11,9 @@ from urllib3.connection import HTTPConnection
 
 import pool_telemetry
 from misbehaving import Server
-from tests.conftest import contents
 from tests.live.wire import drops, wait_for_peer
 from tests.support import Telemetry, check_laws
+from tests.touched import contents
 
 
 class Other(Protocol):

@@ -17,14 +17,13 @@ from typing import Any
 import requests
 import urllib3.connection
 import urllib3.connectionpool
-import urllib3.util.connection
-import urllib3.util.retry
 from requests.adapters import HTTPAdapter
 
 import pool_telemetry
 from pool_telemetry import _instrument, _ledger, _records
 from pool_telemetry._records import MARK
 from tests.live.quick_server import QuickServer, quick_server
+from tests.touched import TOUCHED
 
 #: Of a session, those that are broken off included.
 REQUESTS = 100
@@ -33,15 +32,6 @@ WARMING = 20
 #: Bytes of our own making that the requests of a tenth may leave behind, for as many samples as wait in the buffer.
 OURS = 150_000
 OURS_IN = str(Path(pool_telemetry.__file__).parent / "*")
-TOUCHED: tuple[Any, ...] = (
-    urllib3.connectionpool,
-    urllib3.connectionpool.HTTPConnectionPool,
-    urllib3.connection,
-    urllib3.connection.HTTPConnection,
-    urllib3.connection.HTTPSConnection,
-    urllib3.util.connection,
-    urllib3.util.retry.Retry,
-)
 KINDS = tuple(
     kind
     for kind in vars(_records).values()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import re
 import socket
 import sys
@@ -66,6 +67,13 @@ class Portrait:
                 frames.append((module, code.co_name, traceback.tb_lineno))
             traceback = traceback.tb_next
         return frames
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_garbage_is_left() -> Iterator[None]:
+    """Its sockets would be told of in the midst of another test, which does not expect them."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

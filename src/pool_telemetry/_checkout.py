@@ -17,7 +17,7 @@ from . import _kernel, _urllib3
 from ._faults import let_signals_pass
 from ._lifecycle import SUPPRESSED, DropPhase, Outcome, SetupCause, Use
 from ._reading import fin_seen, remote_close_of
-from ._records import CheckedOut, ConnectionRecord, Dropped, PoolRecord, UnmarkableError, record_of
+from ._records import CheckedOut, ConnectionRecord, Dropped, PoolRecord, UnmarkableError, record_of, unmark
 from ._verdicts import close_wait_ns, drop_reason
 from ._waiting import Ticket
 from ._watch import MOST_SAMPLES, Watch, type_name
@@ -126,8 +126,9 @@ class CheckoutHooks:
         self, host_pool: Any, pool: PoolRecord, conn: Any, started_at: int | None, *, has_waited: bool
     ) -> None:
         watch = self._watch
-        if not watch.ledger.is_attached:
-            return  # uninstalled meanwhile
+        if not watch.ledger.is_attached:  # uninstalled meanwhile
+            unmark(conn)
+            return
         if watch.ledger.check_process():
             pool = watch.see(host_pool) or pool  # the first checkout in a forked child
         now = monotonic_ns()
@@ -159,6 +160,7 @@ class CheckoutHooks:
             connection.last_used = use
         assert pool.book is not None
         pool.book.take(connection)
+        watch.unmark_if_detached(conn)
         if outcome is not Outcome.REUSED or pool.simple_class is None:
             self._tell(pool, outcome, started_at, now, idle_ns, use, drop=drop, has_waited=has_waited)
 
@@ -263,6 +265,7 @@ class CheckoutHooks:
         def replace(original: Any) -> Any:
             @functools.wraps(original)
             def _put_conn(self: Any, conn: Any) -> Any:
+                is_open = True
                 try:
                     if gate and conn is not None:
                         # Before the host's call: after it another thread may have the connection.
@@ -287,7 +290,13 @@ class CheckoutHooks:
                 except BaseException:  # of a signal handler: with it the pool would lose a slot
                     original(self, conn)
                     raise
-                return original(self, conn)
+                result = original(self, conn)
+                if not is_open:  # in no book, so uninstall() has not found it before it lay in the pool
+                    try:
+                        hooks._watch.unmark_if_detached(conn)
+                    except Exception:
+                        hooks._watch.fuse.blow()
+                return result
 
             return _put_conn
 

@@ -30,6 +30,7 @@ from ._records import (
     UnmarkableError,
     mark,
     record_of,
+    unmark,
 )
 from ._settings import Settings
 from ._setup import Setup
@@ -144,6 +145,7 @@ class Watch:
             record = PoolRecord(None, None, is_block=False, is_proxied=False, size=0)
             ledger.leave_alone(weakref.ref(pool, ledger.forget_left_alone), record)
             mark(pool, record)
+            self.unmark_if_detached(pool)
             return record
         if self.current_use() is SUPPRESSED:
             return None
@@ -175,7 +177,16 @@ class Watch:
             self._adopt_pooled(record, pool)
             # Last: whoever finds the mark finds all that it stands for.
             mark(pool, record)
+            self.unmark_if_detached(pool)
             return record
+
+    def unmark_if_detached(self, host: Any) -> None:
+        """Take off what has been marked just now if another thread has uninstalled meanwhile.
+
+        It may have gone by before the mark was there, or before the books knew of it.
+        """
+        if not self.ledger.is_attached:
+            unmark(host)
 
     def set_simple(self, pool: PoolRecord) -> None:
         """Decide whether the pool's checkouts can do without care."""
@@ -241,6 +252,7 @@ class Watch:
         self.note_socket(connection, conn)
         self.ledger.post(Adopted(connection))
         connection.is_open = True
+        self.unmark_if_detached(conn)
         return connection
 
     def note_socket(self, connection: ConnectionRecord, conn: Any) -> None:

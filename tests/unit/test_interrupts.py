@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import urllib3
@@ -18,6 +18,7 @@ from urllib3 import HTTPConnectionPool
 import pool_telemetry
 from misbehaving import Server, ServerProcess
 from pool_telemetry import _instrument
+from pool_telemetry._records import MARK
 from tests.live.wire import pooled, wait_for_peer
 from tests.support import Telemetry, check_laws
 
@@ -63,10 +64,12 @@ class CountingPool(HTTPConnectionPool):
 
 
 class Profile:
-    """Follows the calls of our code; raises at the first that is made at a place."""
+    """Follows the calls of our code; strikes at the first that is made at a place."""
 
-    def __init__(self, events: tuple[str, ...], place: Place | None = None, error: BaseException | None = None) -> None:
-        self._events, self._place, self._error = events, place, error
+    def __init__(
+        self, events: tuple[str, ...], place: Place | None = None, strike: Callable[[], object] = lambda: None
+    ) -> None:
+        self._events, self._place, self._strike = events, place, strike
         self.places: dict[Place, None] = {}
         self.stack: list[str] | None = None  # of our functions, where it has struck
 
@@ -79,8 +82,7 @@ class Profile:
         if place == self._place and self.stack is None:
             self.stack = list(our_functions(frame))
             sys.setprofile(None)
-            assert self._error is not None
-            raise self._error
+            self._strike()
 
     def __enter__(self) -> Profile:
         sys.setprofile(self)
@@ -88,6 +90,15 @@ class Profile:
 
     def __exit__(self, *exc_info: object) -> None:
         sys.setprofile(None)
+
+
+def throw(error: BaseException) -> Callable[[], NoReturn]:
+    """What raises it."""
+
+    def strike() -> NoReturn:
+        raise error
+
+    return strike
 
 
 def is_ours(frame: FrameType | None) -> bool:
@@ -203,7 +214,7 @@ def test_an_interrupt_anywhere_reaches_the_caller_and_leaves_the_pool_in_order(
     events = ("call", "c_return")
     for place in places(server, scene, is_block=is_block, events=events):
         interrupt = KeyboardInterrupt("at any moment")
-        profile = Profile(events, place, interrupt)
+        profile = Profile(events, place, throw(interrupt))
         run = Run(server, scene, is_block=is_block, profile=profile)
         if profile.stack is None:
             continue  # not each run passes everywhere
@@ -245,7 +256,7 @@ def test_an_error_in_any_call_of_ours_changes_no_request(
 ) -> None:
     events = ("call", "c_call")
     for place in places(server, scene, is_block=is_block, events=events):
-        profile = Profile(events, place, kind("in any call"))
+        profile = Profile(events, place, throw(kind("in any call")))
         run = Run(server, scene, is_block=is_block, profile=profile)
         if profile.stack is None or (place[2] == "call" and urllib3_fails_too(profile.stack)):
             continue
@@ -256,6 +267,50 @@ def test_an_error_in_any_call_of_ours_changes_no_request(
         assert run.later == [200] * 4, where
         if run.metrics.points("urllib3.pool.checkouts"):  # otherwise the hooks are off
             check_laws(run.metrics, checkouts=run.calls)
+
+
+# Another thread may uninstall between any two calls of ours: uninstall() on top of them stands for it.
+
+
+def two_pooled(pool: HTTPConnectionPool) -> None:
+    first, second = (pool.request("GET", "/ok", preload_content=False) for _ in range(2))
+    for response in (first, second):
+        response.read()
+        response.release_conn()
+
+
+#: A scene, whether the pool is there before install(), and settings.
+UNINSTALLED: dict[str, tuple[Scene, bool, dict[str, str]]] = {
+    **{name: (scene, False, {}) for name, scene in SCENES.items()},
+    "opened before": ((two_pooled, get("/ok"), "200"), True, {}),
+    "left alone": (SCENES["new"], True, {"excluded_hosts": "127.0.0.1"}),
+}
+
+
+def is_mark_left(server: Server, name: str, profile: Profile, *, is_block: bool) -> bool:
+    """Whether a pool bears a mark, or what lies in it, when the profile may have struck in the midst of a scene."""
+    (prepare, act, expected), is_late, settings = UNINSTALLED[name]
+    with Telemetry() as telemetry, CountingPool(server.host, server.port, maxsize=SIZE, block=is_block) as pool:
+        if is_late:
+            prepare(pool)
+        telemetry.install(metrics="all", spans="notable", **settings)
+        if not is_late:
+            prepare(pool)
+        with profile:
+            assert act(pool) == expected
+        return any(MARK in vars(each) for each in (pool, *pooled(pool)))
+
+
+@pytest.mark.parametrize("name", UNINSTALLED)
+@each_block
+def test_uninstalling_in_the_midst_of_a_request_leaves_no_mark(server: Server, name: str, is_block: bool) -> None:
+    events = ("return", "c_return")
+    profile = Profile(events)
+    assert is_mark_left(server, name, profile, is_block=is_block)
+    for place in profile.places:
+        profile = Profile(events, place, pool_telemetry.uninstall)
+        is_left = is_mark_left(server, name, profile, is_block=is_block)
+        assert profile.stack is None or not is_left, f"{profile.stack} {place}"
 
 
 # Without much stack

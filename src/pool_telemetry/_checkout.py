@@ -265,7 +265,7 @@ class CheckoutHooks:
         def replace(original: Any) -> Any:
             @functools.wraps(original)
             def _put_conn(self: Any, conn: Any) -> Any:
-                is_open = True
+                is_unbooked = False
                 try:
                     if gate and conn is not None:
                         # Before the host's call: after it another thread may have the connection.
@@ -284,14 +284,14 @@ class CheckoutHooks:
                                 connection.returned_at = now
                                 connection.pool.book.out.discard(connection)
                             else:
-                                hooks._returned(self, conn, monotonic_ns())
+                                is_unbooked = hooks._returned(self, conn, monotonic_ns())
                         except Exception:
                             hooks._watch.fuse.blow()
                 except BaseException:  # of a signal handler: with it the pool would lose a slot
                     original(self, conn)
                     raise
                 result = original(self, conn)
-                if not is_open:  # in no book, so uninstall() has not found it before it lay in the pool
+                if is_unbooked:  # uninstall() has not found it before it lay in the pool
                     try:
                         hooks._watch.unmark_if_detached(conn)
                     except Exception:
@@ -302,10 +302,11 @@ class CheckoutHooks:
 
         return replace
 
-    def _returned(self, pool: Any, conn: Any, now: int) -> None:
+    def _returned(self, pool: Any, conn: Any, now: int) -> bool:
+        """Note a return of what was not known to be open; gives whether it may bear a record that is in no book."""
         record: PoolRecord | None = record_of(pool)
         if record is None or record.book is None or not self._watch.ledger.is_attached:
-            return
+            return record is None or record.book is not None
         connection: ConnectionRecord | None = record_of(conn)
         if connection is not None:
             if not connection.is_open:
@@ -315,3 +316,5 @@ class CheckoutHooks:
             # It was out when install() was called, or was opened behind urllib3's back.
             with contextlib.suppress(UnmarkableError):
                 self._watch.adopt(record, conn).returned_at = now
+            return False
+        return True

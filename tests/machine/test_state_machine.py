@@ -739,7 +739,7 @@ def garbage_is_collected_when_it_is_said() -> Iterator[None]:
     gc.unfreeze()
 
 
-@pytest.mark.timeout(0 if EXAMPLES else 120)
+@pytest.mark.timeout(0 if EXAMPLES else 600)
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning", "ignore:.*fork:DeprecationWarning")
 @pytest.mark.usefixtures("garbage_is_collected_when_it_is_said")
 def test_whatever_happens_the_books_agree_with_a_simple_model(

@@ -338,7 +338,10 @@ def least_limit() -> int:
 def with_frames(left: int, act: Callable[[HTTPConnectionPool], str], pool: HTTPConnectionPool) -> str:
     """Does it with so many frames left; gives what comes of it."""
     limit = sys.getrecursionlimit()
-    gc.disable()  # what is collected meanwhile could not call its finalisers, nor pytest tell of that
+    hook = sys.unraisablehook
+    # What is finalised meanwhile may not have enough stack for it, nor pytest for telling of that.
+    gc.disable()
+    sys.unraisablehook = lambda _: None
     sys.setrecursionlimit(least_limit() + left)
     try:
         return act(pool)
@@ -346,6 +349,7 @@ def with_frames(left: int, act: Callable[[HTTPConnectionPool], str], pool: HTTPC
         return type(error).__name__
     finally:
         sys.setrecursionlimit(limit)
+        sys.unraisablehook = hook
         gc.enable()
 
 

@@ -7,7 +7,7 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo django flask jaeger picture prometheus dashboard series test test-foreign bench docs lint clean
+.PHONY: help demo django flask jaeger picture prometheus dashboard series test test-foreign bench docs plan lint clean
 
 help:
 	@echo "make demo    watch a connection pool go wrong, and read what is told about it  (ARGS=--telemetry: metrics, spans)"
@@ -20,7 +20,7 @@ help:
 	@echo "make test-foreign  the suites of urllib3 and requests, without us and with us; other instrumentations beside us"
 	@echo "make bench   what it costs, beside its peers; instructions too where valgrind is (ARGS=--help for more)"
 	@echo "             ARGS=scale: with many threads, drops and sockets"
-	@echo "make docs    these pages, to build/docs/index.html"
+	@echo "make docs    the pages, to build/docs/index.html;  make plan: their picture of the modules anew"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make clean   remove .venv, caches and build output"
 	@echo
@@ -63,6 +63,9 @@ bench: $(VENV)/.bench
 docs: $(VENV)/.docs
 	@$(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
 	@echo "build/docs/index.html"
+
+plan: $(VENV)/.docs
+	@$(VENV)/bin/python docs/architecture.py > docs/pictures/architecture.svg
 
 lint: $(VENV)/.dev
 	@$(VENV)/bin/ruff check

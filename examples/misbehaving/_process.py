@@ -82,7 +82,7 @@ class ServerProcess:
         self._control.request("GET", "/books")
         return Books.from_json(json.loads(self._control.getresponse().read()))
 
-    def wait_for(self, predicate: Callable[[Books], bool], timeout: float = 5) -> Books:
+    def wait_for(self, predicate: Callable[[Books], bool], timeout: float = 60) -> Books:
         """The first books seen to satisfy the predicate; TimeoutError shows the last ones that did not."""
         deadline = time.monotonic() + timeout
         while not predicate(books := self.books()):

@@ -11,7 +11,7 @@ from collections import Counter
 
 from ._link import TICK, Cancelled, Link
 
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS = 30.0
 
 
 class IdleLimitReached(Exception):  # noqa: N818 - not an error

@@ -106,6 +106,6 @@ class Server:
         """The live connections, oldest first."""
         return self._listener.handlers if self._listener else []
 
-    def wait_for(self, predicate: Callable[[Books], bool], timeout: float = 5) -> Books:
+    def wait_for(self, predicate: Callable[[Books], bool], timeout: float = 60) -> Books:
         """The first books to satisfy the predicate; TimeoutError shows the last ones that did not."""
         return self._ledger.wait_for(predicate, timeout)

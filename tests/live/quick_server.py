@@ -105,7 +105,7 @@ def quick_server() -> Iterator[QuickServer]:
         yield QuickServer(**json.loads(process.stdout.readline()))
     finally:
         try:
-            process.communicate(timeout=10)  # which closes its stdin
+            process.communicate(timeout=60)  # which closes its stdin
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()

@@ -27,7 +27,7 @@ __all__ = ["NAMES", "REQUIRE", "RealServer", "ServerMissing", "running", "start_
 
 NAMES: tuple[str, ...] = tuple(KINDS)
 REQUIRE = "POOL_TELEMETRY_REQUIRE_SERVERS"
-START_SECONDS = 15.0
+START_SECONDS = 60.0
 # Not more: hypercorn with an idle TLS client waits for that client's close_notify.
 STOP_SECONDS = 2.0
 

@@ -192,7 +192,7 @@ def test_connections_beyond_maxsize_are_discarded_once_each(telemetry: Telemetry
 
         def get(_: int) -> None:
             response = http.request("GET", f"{server.url}/ok", preload_content=False)
-            at_once.wait(5)
+            at_once.wait(60)
             response.read()
 
         with ThreadPoolExecutor(3) as threads:
@@ -373,7 +373,7 @@ def test_a_response_read_late_in_another_thread_is_no_leak(telemetry: Telemetry)
         looked = threading.Event()
 
         def read() -> None:
-            assert looked.wait(10)
+            assert looked.wait(60)
             responses.pop().read()
 
         thread = threading.Thread(target=read)

@@ -233,9 +233,9 @@ def test_a_pool_too_small(telemetry: Telemetry) -> None:
         def get(_: int) -> None:
             for _ in range(6):
                 response = http.request("GET", f"{server.url}/ok", preload_content=False)
-                all_out.wait(5)
+                all_out.wait(60)
                 response.read()
-                all_out.wait(5)
+                all_out.wait(60)
 
         at_once(4, get)
         finding = the_only_finding()

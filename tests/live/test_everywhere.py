@@ -125,7 +125,7 @@ def session_fetch(session: requests.Session, base: str) -> Callable[..., tuple[A
 
     def fetch(method: str, path: str, *, stream: bool = False, body: Any = None, **_: Any) -> tuple[Any, ...]:
         try:
-            response = session.request(method, base + path, data=body, stream=stream, timeout=10)
+            response = session.request(method, base + path, data=body, stream=stream, timeout=60)
             content = b"".join(response.iter_content(7)) if stream else response.content
         except Exception as error:
             return type(error), None
@@ -311,11 +311,11 @@ def unix(by_docker: bool) -> Iterator[Way]:
         session.trust_env = False
         assert server.unix_path is not None
         if by_docker:
-            adapter: Any = UnixHTTPAdapter(f"http+unix://{server.unix_path}", timeout=10)
+            adapter: Any = UnixHTTPAdapter(f"http+unix://{server.unix_path}", timeout=60)
             session.mount("http+docker://", adapter)
             base = "http+docker://localhost"
         else:
-            adapter = UnixAdapter(timeout=10)
+            adapter = UnixAdapter(timeout=60)
             session.mount("http+unix://", adapter)
             base = server.url
         fetch = session_fetch(session, base)
@@ -823,7 +823,7 @@ class OfTheStandardLibrary(http.client.HTTPConnection):
     proxy = None
 
     def __init__(self, host: str, port: int | None = None, **_: Any) -> None:
-        super().__init__(host, port, timeout=10)
+        super().__init__(host, port, timeout=60)
 
     @property
     def is_closed(self) -> bool:

@@ -510,25 +510,25 @@ def test_a_collection_under_any_lock_neither_hangs_nor_loses(
 
 @pytest.mark.parametrize("host_of_next", [False, True], ids=["one upstream", "new upstreams"])
 def test_a_finaliser_may_make_requests_anywhere(host_of_next: bool) -> None:
-    run_apart(finalisers_that_make_requests, host_of_next, seconds=20)
+    run_apart(finalisers_that_make_requests, host_of_next)
 
 
 def test_a_finaliser_may_make_a_request_while_samples_are_recorded() -> None:
-    run_apart(a_finaliser_that_makes_a_request_while_samples_are_recorded, seconds=10)
+    run_apart(a_finaliser_that_makes_a_request_while_samples_are_recorded)
 
 
 def test_a_finaliser_may_make_a_request_while_a_span_is_made() -> None:
-    run_apart(a_finaliser_that_makes_a_request_while_a_span_is_made, seconds=10)
+    run_apart(a_finaliser_that_makes_a_request_while_a_span_is_made)
 
 
 def test_a_request_within_a_checkout_does_not_take_its_drop() -> None:
-    run_apart(a_finaliser_that_makes_a_request_between_check_and_checkout, seconds=10)
+    run_apart(a_finaliser_that_makes_a_request_between_check_and_checkout)
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="missing: signal.setitimer")
 @pytest.mark.parametrize("is_collecting", [True, False], ids=["collects", "closes"])
 def test_a_signal_handler_under_our_lock_neither_hangs_nor_loses(is_collecting: bool) -> None:
-    run_apart(signals_under_our_lock, is_collecting, seconds=10)
+    run_apart(signals_under_our_lock, is_collecting)
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="missing: signal.setitimer")
@@ -536,7 +536,7 @@ def test_a_signal_handler_under_our_lock_neither_hangs_nor_loses(is_collecting: 
 def test_a_signal_handler_at_any_moment_neither_hangs_nor_loses(is_collecting: bool) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
-    run_apart(signals_all_the_time, is_collecting, seed, seconds=20)
+    run_apart(signals_all_the_time, is_collecting, seed)
 
 
 _ = MeterProvider  # the SDK's modules are loaded before they are armed

@@ -62,7 +62,7 @@ def race(server: Server, http: urllib3.PoolManager, deed: str, sent: str) -> tup
     url = f"{server.url}{'/ok' if deed in BEFORE else deed}"
     started = time.monotonic()
     try:
-        return http.request(sent.rpartition(" ")[2], url, body=BODIES[sent], timeout=10).status, started
+        return http.request(sent.rpartition(" ")[2], url, body=BODIES[sent], timeout=60).status, started
     except urllib3.exceptions.HTTPError as error:
         return errors_in(error), started
 

@@ -195,7 +195,7 @@ def test_a_thread_that_waits_is_pending(telemetry: Telemetry, server: Server) ->
         conn = pool._get_conn()
         waiter = threading.Thread(target=lambda: pool.urlopen("GET", "/ok"))
         waiter.start()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not telemetry.collect().value("urllib3.pool.pending_requests"):
             assert time.monotonic() < deadline
         assert telemetry.collect().value("urllib3.pool.pending_requests") == 1

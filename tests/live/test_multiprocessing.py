@@ -80,4 +80,4 @@ def children(method: str) -> None:
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_children_of_multiprocessing_begin_with_empty_books_and_count_for_themselves(method: str) -> None:
-    run_apart(children, method, seconds=60)
+    run_apart(children, method)

@@ -33,7 +33,7 @@ def give_back(response: Any) -> None:
     response.release_conn()
 
 
-def until(condition: Callable[[], bool], seconds: float = 5) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "did not come about"
@@ -49,7 +49,7 @@ def test_the_peak_is_what_was_in_use_at_once_and_stays(telemetry: Telemetry, thr
 
         def hold(_: int) -> None:
             response = stream(pool)
-            all_hold.wait(5)
+            all_hold.wait(60)
             give_back(response)
 
         with ThreadPoolExecutor(threads) as executor:

@@ -32,12 +32,12 @@ class Seen:
 def watch(name: str, tls: bool, folder: Path) -> Seen:
     with start_or_skip(name, tls=tls, keepalive=1, folder=folder) as server:
         connection = (
-            http.client.HTTPConnection(server.host, server.port, timeout=10)
+            http.client.HTTPConnection(server.host, server.port, timeout=60)
             if server.ca_file is None
             else http.client.HTTPSConnection(
                 server.host,
                 server.port,
-                timeout=10,
+                timeout=60,
                 context=ssl.create_default_context(cafile=server.ca_file),
             )
         )

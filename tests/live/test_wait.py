@@ -77,7 +77,7 @@ def in_a_thread(deed: Deed) -> None:
     """To its end."""
     thread = threading.Thread(target=deed)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -180,7 +180,7 @@ def test_who_loses_what_lay_ready_to_another_thread_has_waited(
 
             others.append(threading.Thread(target=fail))
             others[0].start()
-            assert taken.wait(5)
+            assert taken.wait(60)
         else:
             held: list[Any] = []
             in_a_thread(lambda: held.append(stream(pool, "/close" if comes_back == "closed" else "/ok")))

@@ -30,7 +30,7 @@ def pooled(pool: Any) -> list[Any]:
     return [conn for conn in tuple(pool.pool.queue) if conn is not None]
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 5) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     """Returns as soon as the condition holds; fails if it does not come to hold."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -42,7 +42,7 @@ def wait_for_peer(sock: Any, event: int = ENDED) -> None:
     """Returns once the peer's deed has arrived: `ENDED` by a FIN or RST, or `READABLE`. Only looks."""
     poll = select.poll()
     poll.register(sock.fileno(), event)
-    assert poll.poll(5000), "nothing came from the peer"
+    assert poll.poll(60_000), "nothing came from the peer"
 
 
 def last_of(server: Server) -> Connection:

@@ -23,7 +23,7 @@ import pytest
 from misbehaving import Books, IdleClose, Proxy, Server, ServerProcess, SocksProxy
 
 TLS = pytest.mark.parametrize("tls", [None, "1.2", "1.3"])
-TIMEOUT = 5.0
+TIMEOUT = 60.0
 
 
 class Client:

@@ -31,7 +31,7 @@ def end_by(path: str, pool: HTTPConnectionPool) -> None:
     assert pool.request("GET", path).data == b"ok"
     assert pool.pool is not None
     (conn,) = (each for each in tuple(pool.pool.queue) if each is not None)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not urllib3.util.connection.is_connection_dropped(conn):
         assert time.monotonic() < deadline
         time.sleep(0.001)

@@ -7,7 +7,7 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo django flask jaeger picture prometheus dashboard series test test-foreign bench lint clean
+.PHONY: help demo django flask jaeger picture prometheus dashboard series test test-foreign bench docs plan lint clean
 
 help:
 	@echo "make demo    watch a connection pool go wrong, and read what is told about it  (ARGS=--telemetry: metrics, spans)"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-foreign  the suites of urllib3 and requests, without us and with us; other instrumentations beside us"
 	@echo "make bench   what it costs, beside its peers; instructions too where valgrind is (ARGS=--help for more)"
 	@echo "             ARGS=scale: with many threads, drops and sockets"
+	@echo "make docs    the pages, to build/docs/index.html;  make plan: their picture of the modules anew"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make clean   remove .venv, caches and build output"
 	@echo
@@ -59,6 +60,13 @@ test-foreign: $(VENV)/.companions
 bench: $(VENV)/.bench
 	@$(VENV)/bin/python -m benchmarks $(ARGS)
 
+docs: $(VENV)/.docs
+	@$(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
+	@echo "build/docs/index.html"
+
+plan: $(VENV)/.docs
+	@$(VENV)/bin/python docs/architecture.py > docs/pictures/architecture.svg
+
 lint: $(VENV)/.dev
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/ruff format --check
@@ -70,7 +78,7 @@ clean:
 	@find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The dependency groups of pyproject.toml; asked for one by one, so that the demo need not wait for the test servers.
-$(VENV)/.demo $(VENV)/.web $(VENV)/.jaeger $(VENV)/.prometheus $(VENV)/.test $(VENV)/.companions $(VENV)/.bench $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(VENV)/.made
+$(VENV)/.demo $(VENV)/.web $(VENV)/.jaeger $(VENV)/.prometheus $(VENV)/.test $(VENV)/.companions $(VENV)/.bench $(VENV)/.docs $(VENV)/.dev: $(VENV)/.%: pyproject.toml $(VENV)/.made
 	@echo "Installing what 'make $(MAKECMDGOALS)' needs into $(VENV) ..."
 	@$(PIP) install --editable . --group $*
 	@touch $@

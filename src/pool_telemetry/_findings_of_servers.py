@@ -77,7 +77,11 @@ def _keepalive_shorter_than_gaps(upstream: UpstreamSnapshot, _: Snapshot) -> Fin
         told += ", which is the keep-alive limit"
         evidence["limit_seconds"] = limit.p95
     parked = evidence["parked"] = parked_in(upstream)
-    told += f"; {parked} more lie closed in the pools (CLOSE_WAIT), which is harmless" if parked else ""
+    told += (
+        f"; {parked} more {'lies' if parked == 1 else 'lie'} closed in the pools (CLOSE_WAIT), which is harmless"
+        if parked
+        else ""
+    )
     gap = _long_gap(reused, replaced)
     evidence |= {"gap_p95_seconds": gap} if gap else {}
     return make_finding(

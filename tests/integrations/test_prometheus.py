@@ -6,6 +6,7 @@ import contextlib
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ from prometheus import dashboard, promql
 from prometheus.panels import ROWS, Panel
 from tests.integrations import scraping
 from tests.integrations.figures import Figures
-from tests.integrations.scraping import JOB, Process, Prometheus, Sample, Vector, wait_until
+from tests.integrations.scraping import JOB, Process, Prometheus, Sample, Vector, key_of, wait_until
 from tests.live.wire import CLOCKS_AGREE_WITHIN
+from tests.programs import ROOT
 from tests.support import NOT_TO_BE_HAD
 
 # The first of them waits for the fleet, and for Prometheus to see all of it.
@@ -133,7 +135,10 @@ def test_every_series_is_what_the_process_knows(seen: Seen) -> None:
 
 
 def test_the_age_of_the_oldest_dead_socket_lies_between_what_was_known_before_and_after(seen: Seen) -> None:
-    ages = {sample.labels["instance"]: sample.value for sample in seen.asked(f"max by (instance) ({AGE})")}
+    ((_, panel),) = (each for each in PANELS if each[1].title == "The oldest of them")
+    (query,) = panel.queries.values()
+    ages = {labels["instance"]: age for labels, age in seen.asked(query) if age}  # of the upstream that has any
+    assert set(ages) == set(seen.before)
 
     def oldest(snapshot: Snapshot) -> float:
         connections = [each for upstream in snapshot.upstreams for each in upstream.connections]
@@ -154,13 +159,6 @@ def test_a_service_is_a_job_and_its_processes_are_instances(seen: Seen) -> None:
         listed = seen.prometheus.ask(f"label/{label}/values", **{"match[]": selector})
         expected = {"service": [JOB], "instance": sorted(seen.before), "upstream": ["127.0.0.1"]}
         assert sorted(listed) == expected[name]
-
-
-def check_panel(seen: Seen, panel: Panel) -> None:
-    """Each of its queries finds something."""
-    for expression in panel.queries.values():
-        found = [sample.value for sample in seen.asked(expression)]
-        assert any(math.isfinite(value) and value > 0 for value in found), expression
 
 
 REUSED, GOT = ("reused",), ("reused", "new", "replaced")
@@ -212,8 +210,8 @@ def closes(reason: str) -> Expected:
     return figure(CLOSED, SERVER, **{promql.CLOSE: (reason,)})
 
 
-# Of each panel, over all that was counted. Of estimates, and of ages, there is no exact
-# figure: ``None``.
+# Of each panel, over all that was counted. Of estimates and ages there is no exact figure, and they have tests of their
+# own: ``None``.
 TOTALS: dict[tuple[str, str], list[Expected | None]] = {
     ("A", "Checkouts that had to connect"): [not_reused],
     ("A", "Spent on reconnecting"): [reconnecting("")],
@@ -264,16 +262,29 @@ TOTALS: dict[tuple[str, str], list[Expected | None]] = {
 }
 
 
+def check_panel(seen: Seen, row: str, panel: Panel) -> None:
+    """Each query finds something, which is what the processes know, and no two series have the same legend."""
+    legends = []
+    for (legend, expression), expected in zip(panel.queries.items(), TOTALS[row[0], panel.title], strict=True):
+        found = seen.asked(expression)
+        assert any(math.isfinite(value) and value > 0 for _, value in found), expression
+        legends += [as_grafana_fills(legend, labels) for labels, _ in found]
+        if expected is not None:
+            wanted = {key: value for key, value in expected(seen.figures).items() if value}
+            assert wanted
+            assert seen.vector(over_all(expression)) == pytest.approx(wanted, rel=1e-9), expression
+    assert len(set(legends)) == len(legends), legends
+
+
+def as_grafana_fills(legend: str, labels: dict[str, str]) -> str:
+    return re.sub(r"\{\{(\w+)\}\}", lambda label: labels[label[1]], legend)
+
+
 @pytest.mark.parametrize(("row", "panel"), PANELS, ids=[f"{row[0]}-{panel.title}" for row, panel in PANELS])
 def test_every_query_of_the_dashboard_finds_something_and_counts_what_it_says(
     seen: Seen, row: str, panel: Panel
 ) -> None:
-    check_panel(seen, panel)
-    for expression, expected in zip(panel.queries.values(), TOTALS[row[0], panel.title], strict=True):
-        if expected is not None:
-            wanted = {key: value for key, value in expected(seen.figures).items() if value}
-            assert wanted
-            assert seen.vector(over_all(expression)) == pytest.approx(wanted, rel=1e-9)
+    check_panel(seen, row, panel)
 
 
 ESTIMATED: dict[str, Callable[[UpstreamSnapshot], Iterable[Durations | None]]] = {
@@ -299,18 +310,34 @@ def test_an_estimate_lies_in_the_buckets_of_what_the_processes_measured(seen: Se
     assert below <= estimate <= above
 
 
-def test_every_recording_rule_and_every_alert_can_be_evaluated_and_the_figures_are_there(seen: Seen) -> None:
-    def rules() -> list[dict[str, Any]]:
-        return [rule for group in seen.prometheus.ask("rules")["groups"] for rule in group["rules"]]
+def rules(prometheus: Prometheus, kind: str = "") -> list[dict[str, Any]]:
+    found = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
+    return [rule for rule in found if kind in ("", rule["type"])]
 
-    wait_until(lambda: all(rule["health"] != "unknown" for rule in rules()), "all rules have been evaluated")
-    assert {rule["name"]: rule.get("lastError") for rule in rules() if rule["health"] != "ok"} == {}
-    recording = [rule for rule in rules() if rule["type"] == "recording"]
+
+def test_every_recording_rule_and_every_alert_can_be_evaluated_and_the_figures_are_there(seen: Seen) -> None:
+    def are_evaluated() -> bool:
+        return all(rule["health"] != "unknown" for rule in rules(seen.prometheus))
+
+    wait_until(are_evaluated, "all rules have been evaluated")
+    assert {rule["name"]: rule.get("lastError") for rule in rules(seen.prometheus) if rule["health"] != "ok"} == {}
+    recording = rules(seen.prometheus, "recording")
     assert len(recording) == 8
     for rule in recording:
         found = [sample.value for sample in seen.asked(rule["query"])]
         assert any(value > 0 for value in found), rule["name"]
         wait_for(seen.prometheus, rule["name"])
+
+
+def test_the_page_on_cost_counts_what_the_rules_record(seen: Seen) -> None:
+    kept: Counter[frozenset[tuple[str, str]]] = Counter()
+    for rule in rules(seen.prometheus, "recording"):
+        kept.update(key_of(sample.labels, PROCESS) for sample in seen.asked(rule["query"]))
+    page = (ROOT / "docs" / "explanation" / "fleet.md").read_text(encoding="utf-8")
+    told = r"keep (\d+) series of each service and upstream, and (\d+) of each process and upstream"
+    ((of_service, of_process),) = re.findall(told, page)
+    assert int(of_service) == max(count for of, count in kept.items() if "instance" not in dict(of))
+    assert int(of_process) == max(count for of, count in kept.items() if "instance" in dict(of))
 
 
 def wait_for(prometheus: Prometheus, expression: str) -> None:
@@ -325,5 +352,5 @@ def test_alerts_that_need_no_time_fire_of_what_went_wrong(seen: Seen, name: str)
 def test_what_is_sent_by_otlp_has_the_same_names_and_figures(tmp_path: Path) -> None:
     with observed(tmp_path, is_sent=True) as seen:
         check_series(seen)
-        for _, panel in PANELS:
-            check_panel(seen, panel)
+        for row, panel in PANELS:
+            check_panel(seen, row, panel)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -20,7 +21,9 @@ from pool_telemetry._snapshot import Durations, UpstreamSnapshot
 from prometheus import dashboard, promql
 from prometheus.panels import ROWS, Panel
 from tests.integrations import scraping
+from tests.integrations.collector import collecting
 from tests.integrations.figures import Figures
+from tests.integrations.otlp import Receiver
 from tests.integrations.scraping import JOB, Process, Prometheus, Sample, Vector, key_of, wait_until
 from tests.live.wire import CLOCKS_AGREE_WITHIN
 from tests.programs import ROOT
@@ -69,19 +72,18 @@ class Seen:
 
 
 @contextlib.contextmanager
-def observed(folder: Path, *, is_sent: bool) -> Iterator[Seen]:
-    """Two processes live through the story, and Prometheus has it: it has scraped them, or they have sent it."""
-    arguments = [scraping.otlp_argument()] if is_sent else []
+def observed(prometheus: Prometheus, fleet: dict[str, dict[str, str]], *, is_sent: bool) -> Iterator[Seen]:
+    """Processes live through the story, and Prometheus has it.
+
+    Args:
+        fleet: the environment of each process, by its instance.
+        is_sent: whether they send what they know, or are scraped.
+    """
     with contextlib.ExitStack() as stack:
-        ports = stack.enter_context(scraping.free_ports(2))
         upstream = stack.enter_context(ServerProcess())
-        prometheus = stack.enter_context(scraping.running(folder, [] if is_sent else ports, *arguments))
-        if is_sent and not prometheus.takes_otlp():
-            pytest.skip(f"{NOT_TO_BE_HAD}: OTLP in a Prometheus of Debian's; name another one in PROMETHEUS_BIN")
-        processes = {}
-        for port in ports:
-            variables = scraping.sent(port, prometheus) if is_sent else scraping.scraped(port)
-            processes[f"localhost:{port}"] = stack.enter_context(Process(upstream.url, **variables))
+        processes = {
+            instance: stack.enter_context(Process(upstream.url, **variables)) for instance, variables in fleet.items()
+        }
 
         def told(word: str) -> dict[str, Snapshot]:
             return {instance: process.told(word) for instance, process in processes.items()}
@@ -92,11 +94,19 @@ def observed(folder: Path, *, is_sent: bool) -> Iterator[Seen]:
             waiting = dict.fromkeys(wanted, pending)
             return prometheus.sums(CHECKOUTS, at) == wanted and prometheus.sums(PENDING, at) == waiting
 
+        def wait_for_scrapes(since: float) -> None:
+            """Of all targets, if there are any, that have begun since."""
+            scrapes = "timestamp(up)"
+            wait_until(lambda: all(up.value > since for up in prometheus.query(scrapes)), "the next scrapes are over")
+
         # Twice, for a histogram has no series before its first sample: only what comes then is seen to be more.
         played = told("play")
         wait_until(lambda: has(played, 0, time.time()), "Prometheus has the first round")
         told("play")
         before = told("hold")
+        if is_sent:
+            told("flush")
+        wait_for_scrapes(time.time())  # one that began before may have found a part of it, on a Collector's page
         moments: list[float] = []
 
         def is_seen() -> bool:
@@ -105,17 +115,21 @@ def observed(folder: Path, *, is_sent: bool) -> Iterator[Seen]:
 
         wait_until(is_seen, "Prometheus has all of the story")
         at = moments[-1]
-        if not is_sent:
-            # A scrape that had begun by then, and fails, is entered at the time of its beginning.
-            scrapes = "timestamp(up)"
-            wait_until(lambda: all(up.value > at for up in prometheus.query(scrapes)), "the next scrapes are over")
+        wait_for_scrapes(at)  # one that began before, and fails, is entered at the time of its beginning
         assert has(before, 1, at)
         yield Seen(prometheus, at, Figures(before), before, told("tell"))
 
 
+INSTANCES = ("first", "second")
+
+
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
-    with observed(tmp_path_factory.mktemp("prometheus"), is_sent=False) as found:
+    with (
+        scraping.free_ports(2) as ports,
+        scraping.running(tmp_path_factory.mktemp("prometheus"), scraping.targets(ports)) as prometheus,
+        observed(prometheus, {f"localhost:{port}": scraping.scraped(port) for port in ports}, is_sent=False) as found,
+    ):
         yield found
 
 
@@ -349,8 +363,27 @@ def test_alerts_that_need_no_time_fire_of_what_went_wrong(seen: Seen, name: str)
     wait_for(seen.prometheus, f'ALERTS{{alertname="{name}", alertstate="firing"}}')
 
 
-def test_what_is_sent_by_otlp_has_the_same_names_and_figures(tmp_path: Path) -> None:
-    with observed(tmp_path, is_sent=True) as seen:
+def check_sent(prometheus: Prometheus, endpoint: str) -> None:
+    """What is sent there has the same names and figures as what is scraped."""
+    with observed(prometheus, {each: scraping.sent(each, endpoint) for each in INSTANCES}, is_sent=True) as seen:
         check_series(seen)
         for row, panel in PANELS:
             check_panel(seen, row, panel)
+
+
+def test_what_is_sent_by_otlp_has_the_same_names_and_figures(tmp_path: Path) -> None:
+    with scraping.running(tmp_path, scraping.targets([]), scraping.otlp_argument()) as prometheus:
+        if not prometheus.takes_otlp():
+            pytest.skip(f"{NOT_TO_BE_HAD}: OTLP in a Prometheus of Debian's; name another one in PROMETHEUS_BIN")
+        check_sent(prometheus, prometheus.otlp)
+
+
+def test_what_a_collector_hands_on_has_the_same_names_and_figures(
+    receiver: Receiver, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    guide = (ROOT / "docs" / "how-to" / "collector.md").read_text(encoding="utf-8")
+    (scrapes,) = re.findall(r"^```yaml\n(scrape_configs:\n.*?)^```$", guide, re.DOTALL | re.MULTILINE)
+    with collecting(receiver.port, tmp_path_factory.mktemp("collector")) as collector:
+        scrapes = scrapes.replace("localhost:8889", urlsplit(collector.prometheus).netloc)
+        with scraping.running(tmp_path_factory.mktemp("prometheus"), scrapes) as prometheus:
+            check_sent(prometheus, f"{collector.otlp}/v1/metrics")

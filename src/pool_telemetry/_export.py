@@ -159,6 +159,19 @@ def _is_of_multiprocessing() -> bool:
     return module is not None and module.parent_process() is not None
 
 
+def _pushing(exporter: MetricExporter) -> PeriodicExportingMetricReader:
+    export, process, there = exporter.export, os.getpid(), get_meter_provider()
+
+    # Once the application has set a provider, which may well export to the same back end: histograms that went on here
+    # at the values they had would get in the way of its own. And in a forked child the SDK starts the parent's reader.
+    def export_while_alone(*args: Any, **kwargs: Any) -> MetricExportResult:
+        is_alone = os.getpid() == process and get_meter_provider() is there
+        return export(*args, **kwargs) if is_alone else MetricExportResult.SUCCESS
+
+    exporter.export = export_while_alone  # type: ignore[method-assign]  # a class around it would be ten methods long
+    return PeriodicExportingMetricReader(exporter)
+
+
 def _with_its_port(make: Any) -> Any:
     if not (isinstance(make, type) and issubclass(make, MetricReader)):
         return make()
@@ -177,19 +190,6 @@ def _with_its_port(make: Any) -> Any:
             "(OTEL_METRICS_EXPORTER=otlp), or give each a port of its own (OTEL_EXPORTER_PROMETHEUS_PORT)"
         ) from None
     return reader
-
-
-def _pushing(exporter: MetricExporter) -> PeriodicExportingMetricReader:
-    export, process, there = exporter.export, os.getpid(), get_meter_provider()
-
-    # Once the application has set a provider, which may well export to the same back end: histograms that went on here
-    # at the values they had would get in the way of its own. And in a forked child the SDK starts the parent's reader.
-    def export_while_alone(*args: Any, **kwargs: Any) -> MetricExportResult:
-        is_alone = os.getpid() == process and get_meter_provider() is there
-        return export(*args, **kwargs) if is_alone else MetricExportResult.SUCCESS
-
-    exporter.export = export_while_alone  # type: ignore[method-assign]  # a class around it would be ten methods long
-    return PeriodicExportingMetricReader(exporter)
 
 
 def _exporters(signal: str) -> list[Callable[[], Any]]:

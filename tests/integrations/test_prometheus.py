@@ -343,6 +343,16 @@ def test_every_recording_rule_and_every_alert_can_be_evaluated_and_the_figures_a
         wait_for(seen.prometheus, rule["name"])
 
 
+@pytest.mark.parametrize("kind", ["recording", "alerting"])
+def test_each_series_that_a_rule_asks_for_is_there(seen: Seen, kind: str) -> None:
+    for rule in rules(seen.prometheus, kind):
+        query = re.sub(r"\b(by|on) \([^)]*\)", "", rule["query"])
+        selectors = re.findall(r"(?:\w+:)?urllib3_\w+(?::\w+)?(?:\{[^}]*\})?", query)
+        assert selectors
+        for selector in selectors:
+            wait_for(seen.prometheus, selector)
+
+
 def test_the_page_on_cost_counts_what_the_rules_record(seen: Seen) -> None:
     kept: Counter[frozenset[tuple[str, str]]] = Counter()
     for rule in rules(seen.prometheus, "recording"):

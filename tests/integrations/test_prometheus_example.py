@@ -20,7 +20,7 @@ from pool_telemetry import _semconv
 from prometheus import app, dashboard, series
 from prometheus.panels import ROWS
 from tests.integrations.scraping import EXAMPLE, find_program, free_ports, needs_exporter, wait_until
-from tests.programs import ROOT, environment, needs_fork, run
+from tests.programs import INTERRUPTIBLE, ROOT, environment, needs_fork, run
 from tests.support import NOT_TO_BE_HAD
 
 FLEET = ROOT / "docs" / "explanation" / "fleet.md"
@@ -224,7 +224,7 @@ def page(port: int) -> str:
 def test_the_app_is_a_fleet_that_can_be_scraped_until_it_is_interrupted() -> None:
     with free_ports(2) as ports:
         process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "prometheus.app"],
+            [*INTERRUPTIBLE, "-W", "error", "-m", "prometheus.app"],
             env=environment((), APP_PORTS=",".join(map(str, ports))),
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -232,7 +232,7 @@ def test_the_app_is_a_fleet_that_can_be_scraped_until_it_is_interrupted() -> Non
             text=True,
             start_new_session=True,
         )
-        with process:
+        try:
             last = 'error_type="urllib3.exceptions.NewConnectionError"'
             wait_until(
                 lambda: process.poll() is not None or all(last in page(port) for port in ports),
@@ -240,6 +240,10 @@ def test_the_app_is_a_fleet_that_can_be_scraped_until_it_is_interrupted() -> Non
             )
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all of them
             out, err = process.communicate()
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
     assert process.returncode == 0, err
     assert err == ""
     for port in ports:

@@ -30,7 +30,7 @@ from tests.programs import ROOT
 from tests.support import NOT_TO_BE_HAD
 
 # The first of them waits for the fleet, and for Prometheus to see all of it.
-pytestmark = [scraping.needs_exporter, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 PANELS = [(title, panel) for title, lines in ROWS.items() for line in lines for panel in line]
 CHECKOUTS, DROPPED, CLOSED = promql.CHECKOUTS, promql.DROPPED, promql.CLOSED
@@ -126,6 +126,7 @@ INSTANCES = ("first", "second")
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
+    scraping.need_exporter()
     with (
         scraping.free_ports(2) as ports,
         scraping.running(tmp_path_factory.mktemp("prometheus"), scraping.targets(ports)) as prometheus,

@@ -19,7 +19,7 @@ import pytest
 from pool_telemetry import _semconv
 from prometheus import app, dashboard, series
 from prometheus.panels import ROWS
-from tests.integrations.scraping import EXAMPLE, find_program, free_ports, needs_exporter, wait_until
+from tests.integrations.scraping import EXAMPLE, find_program, free_ports, need_exporter, wait_until
 from tests.programs import INTERRUPTIBLE, ROOT, environment, needs_fork, run
 from tests.support import NOT_TO_BE_HAD
 
@@ -220,8 +220,8 @@ def page(port: int) -> str:
         return ""
 
 
-@needs_exporter
 def test_the_app_is_a_fleet_that_can_be_scraped_until_it_is_interrupted() -> None:
+    need_exporter()
     with free_ports(2) as ports:
         process = subprocess.Popen(
             [*INTERRUPTIBLE, "-W", "error", "-m", "prometheus.app"],
@@ -283,8 +283,8 @@ def test_a_forked_process_without_a_port_says_so_in_a_line_and_goes_on() -> None
     )
 
 
-@needs_exporter
 def test_the_page_on_cost_says_what_a_real_collection_counts() -> None:
+    need_exporter()
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "prometheus.series"],
         env=environment(),

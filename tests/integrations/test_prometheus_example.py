@@ -245,7 +245,9 @@ def test_the_app_is_a_fleet_that_can_be_scraped_until_it_is_interrupted() -> Non
                 os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()
     assert process.returncode == 0, err
-    assert err == ""
+    # The exporter listens a moment before its reader has a provider. Of who asks in between the SDK says this, no more.
+    too_soon = "Cannot call collect on a MetricReader until it is registered on a MeterProvider\n"
+    assert err.replace(too_soon, "") == ""
     for port in ports:
         assert f"http://localhost:{port}/metrics" in out
 

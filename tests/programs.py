@@ -18,6 +18,14 @@ once = pytest.mark.skipif(IS_BARE, reason="missing: what is bared, and programs 
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="missing: os.fork")
 
+#: A Python for what is to be interrupted: where tests run in the background they may ignore SIGINT, and so would it.
+INTERRUPTIBLE = [
+    sys.executable,
+    "-c",
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])",
+    sys.executable,
+]
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -134,7 +134,7 @@ ROWS: dict[str, tuple[Line, ...]] = {
             ),
         ),
     ),
-    "2. How often does a reused connection fail, and after how much idling?": (
+    "2. How often does a reused connection fail, and after how much idling: which keep-alive should be set?": (
         (
             Panel(
                 "Dropped connections found at a checkout",

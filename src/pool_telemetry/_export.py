@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -36,7 +37,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from ._at_end import before_multiprocessing_ends
 from ._discretion import quoted
-from ._errors import MissingExporterError
+from ._errors import MissingExporterError, PortTakenError
 from ._settings import STARTED_IN
 
 log = logging.getLogger("pool_telemetry")
@@ -110,9 +111,10 @@ def meter_provider() -> MeterProvider | None:
 
     Raises:
         MissingExporterError: the package of an exporter is not installed.
+        PortTakenError: another process is asked at this one's port.
     """
     key = os.getpid(), "metrics"
-    made = [] if key in _made else [make() for make in _exporters("metrics")]
+    made = [] if key in _made else [_with_its_port(make) for make in _exporters("metrics")]
     if made:
         _warn_of_missing_threads(os.getpid())
         # An exporter that is asked, as Prometheus asks, is a reader already.
@@ -168,6 +170,26 @@ def _pushing(exporter: MetricExporter) -> PeriodicExportingMetricReader:
 
     exporter.export = export_while_alone  # type: ignore[method-assign]  # a class around it would be ten methods long
     return PeriodicExportingMetricReader(exporter)
+
+
+def _with_its_port(make: Any) -> Any:
+    if not (isinstance(make, type) and issubclass(make, MetricReader)):
+        return make()
+    reader: Any = make.__new__(make)
+    try:
+        reader.__init__()
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        # Prometheus' has entered itself into a registry by now. A page of the application's own that shows this would
+        # log a warning each time that it is asked for.
+        reader.shutdown()
+        port = int(os.environ.get("OTEL_EXPORTER_PROMETHEUS_PORT", "9464"))
+        raise PortTakenError(
+            f"port {port} is taken, perhaps by another process of this program; where they share it, have them send "
+            "(OTEL_METRICS_EXPORTER=otlp), or give each a port of its own (OTEL_EXPORTER_PROMETHEUS_PORT)"
+        ) from None
+    return reader
 
 
 def _exporters(signal: str) -> list[Callable[[], Any]]:

@@ -38,10 +38,10 @@ WINDOW = "1h"
 JOB = "shop"
 
 
-needs_exporter = pytest.mark.skipif(
-    importlib.metadata.version("opentelemetry-exporter-prometheus").startswith("0.51"),
-    reason=f"{NOT_TO_BE_HAD}: a page of metrics of the lowest SDK, whose exporter mixes labels up",
-)
+def need_exporter() -> None:
+    """Skip the test where a process has no page of metrics that can be read."""
+    if importlib.metadata.version("opentelemetry-exporter-prometheus").startswith("0.51"):
+        pytest.skip(f"{NOT_TO_BE_HAD}: a page of metrics of the lowest SDK, whose exporter mixes labels up")
 
 
 def find_program(name: str) -> str:
@@ -143,18 +143,18 @@ def otlp_argument() -> str:
 
 
 @contextlib.contextmanager
-def running(folder: Path, targets: list[int], *arguments: str) -> Iterator[Prometheus]:
+def running(folder: Path, scrapes: str, *arguments: str) -> Iterator[Prometheus]:
     """Run Prometheus with the files of the example until the block ends.
 
     Args:
         folder: an empty one.
-        targets: the ports to scrape, instead of those of the example.
+        scrapes: the ``scrape_configs``, instead of those of the example.
         arguments: more of its command line.
     """
     program = find_program("prometheus")
     for name in ("recording.yml", "alerts.yml"):
         shutil.copy(EXAMPLE / name, folder)
-    (folder / "prometheus.yml").write_text(configuration(targets), encoding="utf-8")
+    (folder / "prometheus.yml").write_text(configuration(scrapes), encoding="utf-8")
     log = folder / "log"
     with free_ports(1) as (port,):
         command = [
@@ -173,14 +173,26 @@ def running(folder: Path, targets: list[int], *arguments: str) -> Iterator[Prome
             process.wait()
 
 
-def configuration(targets: list[int]) -> str:
-    """The example's, which scrapes each second and these ports."""
-    text = (EXAMPLE / "prometheus.yml").read_text(encoding="utf-8")
+def configuration(scrapes: str) -> str:
+    """The example's, which scrapes each second, and these."""
+    text, _ = _example()
     text, intervals = re.subn(r"(scrape|evaluation)_interval: \d+s", r"\1_interval: 1s", text)
-    listed = ", ".join(f'"localhost:{port}"' for port in targets)
-    text, lists = re.subn(r"targets: \[.*\]", f"targets: [{listed}]", text)
-    assert (intervals, lists) == (2, 1), "the configuration of the example is another one"
-    return text
+    assert intervals == 2, "the configuration of the example is another one"
+    return text + scrapes
+
+
+def targets(ports: list[int]) -> str:
+    """The example's ``scrape_configs``, of these ports."""
+    listed = ", ".join(f'"localhost:{port}"' for port in ports)
+    _, scrapes = _example()
+    scrapes, lists = re.subn(r"targets: \[.*\]", f"targets: [{listed}]", scrapes)
+    assert lists == 1, "the configuration of the example is another one"
+    return scrapes
+
+
+def _example() -> tuple[str, str]:
+    head, begin, scrapes = (EXAMPLE / "prometheus.yml").read_text(encoding="utf-8").partition("scrape_configs:\n")
+    return head, begin + scrapes
 
 
 def _answers(found: Prometheus) -> bool:
@@ -205,6 +217,8 @@ with Shop(sys.argv[1]) as shop, contextlib.ExitStack() as held:
             shop.play()
         elif line == "hold\\n":
             held.enter_context(shop.waiting())
+        elif line == "flush\\n":
+            pool_telemetry.flush()
         print(pool_telemetry.snapshot().to_json(), flush=True)
 """
 
@@ -230,7 +244,7 @@ class Process:
         assert self._process.returncode == 0
 
     def told(self, word: str = "tell") -> Snapshot:
-        """What it knows, after it was told to ``play`` a round, to ``hold`` what a thread waits for, or nothing."""
+        """What it knows after a word: ``play`` a round, ``hold`` what a thread waits for, ``flush``, or ``tell``."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{word}\n")
@@ -243,13 +257,13 @@ def scraped(port: int) -> dict[str, str]:
     return app.environment(str(port))
 
 
-def sent(port: int, prometheus: Prometheus) -> dict[str, str]:
-    """The variables of a process that sends OTLP, under the name that it would have if it were scraped."""
+def sent(instance: str, endpoint: str) -> dict[str, str]:
+    """The variables of a process that sends OTLP."""
     return {
         "OTEL_SERVICE_NAME": JOB,
-        "OTEL_RESOURCE_ATTRIBUTES": f"service.instance.id=localhost:{port}",
+        "OTEL_RESOURCE_ATTRIBUTES": f"service.instance.id={instance}",
         "OTEL_METRICS_EXPORTER": "otlp",
         "OTEL_TRACES_EXPORTER": "none",
-        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": prometheus.otlp,
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": endpoint,
         "OTEL_METRIC_EXPORT_INTERVAL": "1000",
     }

@@ -16,7 +16,7 @@ import pytest
 
 from misbehaving import Server
 from tests import programs
-from tests.integrations.collector import Collector, CollectorMissingError, collecting
+from tests.integrations.collector import Collector, collecting
 from tests.integrations.otlp import Point, Receiver
 from tests.integrations.services import AT_EXIT, CHECKOUTS, DROPPED, SETUP
 
@@ -55,11 +55,8 @@ with requests.Session() as session:
 
 @pytest.fixture
 def collector(receiver: Receiver, tmp_path: Path) -> Iterator[Collector]:
-    try:
-        with collecting(receiver.port, tmp_path) as running:
-            yield running
-    except CollectorMissingError as error:
-        pytest.skip(str(error))
+    with collecting(receiver.port, tmp_path) as running:
+        yield running
 
 
 def variables(collector: Collector, server: Server, temporality: str) -> dict[str, str]:

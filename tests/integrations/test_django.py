@@ -28,17 +28,13 @@ from tests import programs
 from tests.integrations.otlp import Receiver
 from tests.integrations.services import PATIENCE, Service, exporting, free_port, serving
 from tests.live.wire import last_of, wait_until
+from tests.programs import INTERRUPTIBLE
 
 EXAMPLE = programs.ROOT / "examples" / "django"
 CHECKOUTS = "urllib3.pool.checkouts"
 DROPPED, SETUP = "HTTP connection_dropped", "HTTP connection_setup"
 # What is not told by then is told at exit, or never.
 ONLY_AT_EXIT = {"OTEL_METRIC_EXPORT_INTERVAL": "3600000", "OTEL_BSP_SCHEDULE_DELAY": "3600000"}
-# A Python for what is to be interrupted: where tests run in the background they may ignore SIGINT, and so would it.
-HEED_SIGINT = (
-    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
-)
-PYTHON = [sys.executable, "-c", HEED_SIGINT, sys.executable]
 MORE_URLS = """
 import os
 import threading
@@ -148,9 +144,9 @@ def is_quiet(said: str) -> bool:
 
 SERVERS: dict[str, tuple[Callable[[int], list[str]], signal.Signals]] = {
     # Each with the signal after which its Python ends in order: by SIGTERM the first dies, and the second kills itself.
-    "runserver": (lambda port: [*PYTHON, "manage.py", "runserver", "--noreload", str(port)], signal.SIGINT),
+    "runserver": (lambda port: [*INTERRUPTIBLE, "manage.py", "runserver", "--noreload", str(port)], signal.SIGINT),
     "ASGI": (
-        lambda port: [*PYTHON, "-m", "uvicorn", "--port", str(port), "mysite.asgi:application"],
+        lambda port: [*INTERRUPTIBLE, "-m", "uvicorn", "--port", str(port), "mysite.asgi:application"],
         signal.SIGINT,
     ),
     "WSGI": (
@@ -209,7 +205,7 @@ def test_both_generations_of_a_reloaded_runserver_add_up_and_its_parent_tells_no
     # urllib3 is imported in the parent as well, which so installs as its children do.
     append(project / "mysite" / "settings.py", "import requests")
     port = free_port()
-    command = [*PYTHON, "manage.py", "runserver", str(port)]
+    command = [*INTERRUPTIBLE, "manage.py", "runserver", str(port)]
     with serving(command, port, project, (), **exporting(receiver, **ONLY_AT_EXIT), **upstream(server)) as service:
         first = use(service, server)
         assert not receiver.exports
@@ -470,7 +466,7 @@ def test_pool_telemetry_imports_no_django() -> None:
 
 def newcomer(port: int) -> list[str]:
     """What `make django` runs."""
-    return [*PYTHON, "-m", "web", sys.executable, str(EXAMPLE / "manage.py"), "runserver", str(port)]
+    return [*INTERRUPTIBLE, "-m", "web", sys.executable, str(EXAMPLE / "manage.py"), "runserver", str(port)]
 
 
 def load_until(condition: Callable[[], object], service: Service) -> None:

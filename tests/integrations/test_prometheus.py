@@ -6,10 +6,12 @@ import contextlib
 import math
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -19,13 +21,16 @@ from pool_telemetry._snapshot import Durations, UpstreamSnapshot
 from prometheus import dashboard, promql
 from prometheus.panels import ROWS, Panel
 from tests.integrations import scraping
+from tests.integrations.collector import collecting
 from tests.integrations.figures import Figures
-from tests.integrations.scraping import JOB, Process, Prometheus, Sample, Vector, wait_until
+from tests.integrations.otlp import Receiver
+from tests.integrations.scraping import JOB, Process, Prometheus, Sample, Vector, key_of, wait_until
 from tests.live.wire import CLOCKS_AGREE_WITHIN
+from tests.programs import ROOT
 from tests.support import NOT_TO_BE_HAD
 
 # The first of them waits for the fleet, and for Prometheus to see all of it.
-pytestmark = [scraping.needs_exporter, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 PANELS = [(title, panel) for title, lines in ROWS.items() for line in lines for panel in line]
 CHECKOUTS, DROPPED, CLOSED = promql.CHECKOUTS, promql.DROPPED, promql.CLOSED
@@ -67,19 +72,18 @@ class Seen:
 
 
 @contextlib.contextmanager
-def observed(folder: Path, *, is_sent: bool) -> Iterator[Seen]:
-    """Two processes live through the story, and Prometheus has it: it has scraped them, or they have sent it."""
-    arguments = [scraping.otlp_argument()] if is_sent else []
+def observed(prometheus: Prometheus, fleet: dict[str, dict[str, str]], *, is_sent: bool) -> Iterator[Seen]:
+    """Processes live through the story, and Prometheus has it.
+
+    Args:
+        fleet: the environment of each process, by its instance.
+        is_sent: whether they send what they know, or are scraped.
+    """
     with contextlib.ExitStack() as stack:
-        ports = stack.enter_context(scraping.free_ports(2))
         upstream = stack.enter_context(ServerProcess())
-        prometheus = stack.enter_context(scraping.running(folder, [] if is_sent else ports, *arguments))
-        if is_sent and not prometheus.takes_otlp():
-            pytest.skip(f"{NOT_TO_BE_HAD}: OTLP in a Prometheus of Debian's; name another one in PROMETHEUS_BIN")
-        processes = {}
-        for port in ports:
-            variables = scraping.sent(port, prometheus) if is_sent else scraping.scraped(port)
-            processes[f"localhost:{port}"] = stack.enter_context(Process(upstream.url, **variables))
+        processes = {
+            instance: stack.enter_context(Process(upstream.url, **variables)) for instance, variables in fleet.items()
+        }
 
         def told(word: str) -> dict[str, Snapshot]:
             return {instance: process.told(word) for instance, process in processes.items()}
@@ -90,30 +94,44 @@ def observed(folder: Path, *, is_sent: bool) -> Iterator[Seen]:
             waiting = dict.fromkeys(wanted, pending)
             return prometheus.sums(CHECKOUTS, at) == wanted and prometheus.sums(PENDING, at) == waiting
 
+        def wait_for_scrapes(since: float) -> None:
+            """Of all targets, if there are any, that have begun since."""
+            scrapes = "timestamp(up)"
+            wait_until(lambda: all(up.value > since for up in prometheus.query(scrapes)), "the next scrapes are over")
+
         # Twice, for a histogram has no series before its first sample: only what comes then is seen to be more.
         played = told("play")
         wait_until(lambda: has(played, 0, time.time()), "Prometheus has the first round")
         told("play")
         before = told("hold")
+        if is_sent:
+            told("flush")
+        wait_for_scrapes(time.time())  # one that began before may have found a part of it, on a Collector's page
         moments: list[float] = []
 
         def is_seen() -> bool:
             moments.append(time.time())
+            if not has(before, 1, moments[-1]):
+                return False
+            # On a busy machine one may fail that had begun by then, and is entered at the time of its beginning.
+            wait_for_scrapes(moments[-1])
             return has(before, 1, moments[-1])
 
         wait_until(is_seen, "Prometheus has all of the story")
-        at = moments[-1]
-        if not is_sent:
-            # A scrape that had begun by then, and fails, is entered at the time of its beginning.
-            scrapes = "timestamp(up)"
-            wait_until(lambda: all(up.value > at for up in prometheus.query(scrapes)), "the next scrapes are over")
-        assert has(before, 1, at)
-        yield Seen(prometheus, at, Figures(before), before, told("tell"))
+        yield Seen(prometheus, moments[-1], Figures(before), before, told("tell"))
+
+
+INSTANCES = ("first", "second")
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
-    with observed(tmp_path_factory.mktemp("prometheus"), is_sent=False) as found:
+    scraping.need_exporter()
+    with (
+        scraping.free_ports(2) as ports,
+        scraping.running(tmp_path_factory.mktemp("prometheus"), scraping.targets(ports)) as prometheus,
+        observed(prometheus, {f"localhost:{port}": scraping.scraped(port) for port in ports}, is_sent=False) as found,
+    ):
         yield found
 
 
@@ -133,7 +151,10 @@ def test_every_series_is_what_the_process_knows(seen: Seen) -> None:
 
 
 def test_the_age_of_the_oldest_dead_socket_lies_between_what_was_known_before_and_after(seen: Seen) -> None:
-    ages = {sample.labels["instance"]: sample.value for sample in seen.asked(f"max by (instance) ({AGE})")}
+    ((_, panel),) = (each for each in PANELS if each[1].title == "The oldest of them")
+    (query,) = panel.queries.values()
+    ages = {labels["instance"]: age for labels, age in seen.asked(query) if age}  # of the upstream that has any
+    assert set(ages) == set(seen.before)
 
     def oldest(snapshot: Snapshot) -> float:
         connections = [each for upstream in snapshot.upstreams for each in upstream.connections]
@@ -154,13 +175,6 @@ def test_a_service_is_a_job_and_its_processes_are_instances(seen: Seen) -> None:
         listed = seen.prometheus.ask(f"label/{label}/values", **{"match[]": selector})
         expected = {"service": [JOB], "instance": sorted(seen.before), "upstream": ["127.0.0.1"]}
         assert sorted(listed) == expected[name]
-
-
-def check_panel(seen: Seen, panel: Panel) -> None:
-    """Each of its queries finds something."""
-    for expression in panel.queries.values():
-        found = [sample.value for sample in seen.asked(expression)]
-        assert any(math.isfinite(value) and value > 0 for value in found), expression
 
 
 REUSED, GOT = ("reused",), ("reused", "new", "replaced")
@@ -212,8 +226,8 @@ def closes(reason: str) -> Expected:
     return figure(CLOSED, SERVER, **{promql.CLOSE: (reason,)})
 
 
-# Of each panel, over all that was counted. Of estimates, and of ages, there is no exact
-# figure: ``None``.
+# Of each panel, over all that was counted. Of estimates and ages there is no exact figure, and they have tests of their
+# own: ``None``.
 TOTALS: dict[tuple[str, str], list[Expected | None]] = {
     ("A", "Checkouts that had to connect"): [not_reused],
     ("A", "Spent on reconnecting"): [reconnecting("")],
@@ -264,16 +278,29 @@ TOTALS: dict[tuple[str, str], list[Expected | None]] = {
 }
 
 
+def check_panel(seen: Seen, row: str, panel: Panel) -> None:
+    """Each query finds something, which is what the processes know, and no two series have the same legend."""
+    legends = []
+    for (legend, expression), expected in zip(panel.queries.items(), TOTALS[row[0], panel.title], strict=True):
+        found = seen.asked(expression)
+        assert any(math.isfinite(value) and value > 0 for _, value in found), expression
+        legends += [as_grafana_fills(legend, labels) for labels, _ in found]
+        if expected is not None:
+            wanted = {key: value for key, value in expected(seen.figures).items() if value}
+            assert wanted
+            assert seen.vector(over_all(expression)) == pytest.approx(wanted, rel=1e-9), expression
+    assert len(set(legends)) == len(legends), legends
+
+
+def as_grafana_fills(legend: str, labels: dict[str, str]) -> str:
+    return re.sub(r"\{\{(\w+)\}\}", lambda label: labels[label[1]], legend)
+
+
 @pytest.mark.parametrize(("row", "panel"), PANELS, ids=[f"{row[0]}-{panel.title}" for row, panel in PANELS])
 def test_every_query_of_the_dashboard_finds_something_and_counts_what_it_says(
     seen: Seen, row: str, panel: Panel
 ) -> None:
-    check_panel(seen, panel)
-    for expression, expected in zip(panel.queries.values(), TOTALS[row[0], panel.title], strict=True):
-        if expected is not None:
-            wanted = {key: value for key, value in expected(seen.figures).items() if value}
-            assert wanted
-            assert seen.vector(over_all(expression)) == pytest.approx(wanted, rel=1e-9)
+    check_panel(seen, row, panel)
 
 
 ESTIMATED: dict[str, Callable[[UpstreamSnapshot], Iterable[Durations | None]]] = {
@@ -299,18 +326,44 @@ def test_an_estimate_lies_in_the_buckets_of_what_the_processes_measured(seen: Se
     assert below <= estimate <= above
 
 
-def test_every_recording_rule_and_every_alert_can_be_evaluated_and_the_figures_are_there(seen: Seen) -> None:
-    def rules() -> list[dict[str, Any]]:
-        return [rule for group in seen.prometheus.ask("rules")["groups"] for rule in group["rules"]]
+def rules(prometheus: Prometheus, kind: str = "") -> list[dict[str, Any]]:
+    found = [rule for group in prometheus.ask("rules")["groups"] for rule in group["rules"]]
+    return [rule for rule in found if kind in ("", rule["type"])]
 
-    wait_until(lambda: all(rule["health"] != "unknown" for rule in rules()), "all rules have been evaluated")
-    assert {rule["name"]: rule.get("lastError") for rule in rules() if rule["health"] != "ok"} == {}
-    recording = [rule for rule in rules() if rule["type"] == "recording"]
+
+def test_every_recording_rule_and_every_alert_can_be_evaluated_and_the_figures_are_there(seen: Seen) -> None:
+    def are_evaluated() -> bool:
+        return all(rule["health"] != "unknown" for rule in rules(seen.prometheus))
+
+    wait_until(are_evaluated, "all rules have been evaluated")
+    assert {rule["name"]: rule.get("lastError") for rule in rules(seen.prometheus) if rule["health"] != "ok"} == {}
+    recording = rules(seen.prometheus, "recording")
     assert len(recording) == 8
     for rule in recording:
         found = [sample.value for sample in seen.asked(rule["query"])]
         assert any(value > 0 for value in found), rule["name"]
         wait_for(seen.prometheus, rule["name"])
+
+
+@pytest.mark.parametrize("kind", ["recording", "alerting"])
+def test_each_series_that_a_rule_asks_for_is_there(seen: Seen, kind: str) -> None:
+    for rule in rules(seen.prometheus, kind):
+        query = re.sub(r"\b(by|on) \([^)]*\)", "", rule["query"])
+        selectors = re.findall(r"(?:\w+:)?urllib3_\w+(?::\w+)?(?:\{[^}]*\})?", query)
+        assert selectors
+        for selector in selectors:
+            wait_for(seen.prometheus, selector)
+
+
+def test_the_page_on_cost_counts_what_the_rules_record(seen: Seen) -> None:
+    kept: Counter[frozenset[tuple[str, str]]] = Counter()
+    for rule in rules(seen.prometheus, "recording"):
+        kept.update(key_of(sample.labels, PROCESS) for sample in seen.asked(rule["query"]))
+    page = (ROOT / "docs" / "explanation" / "fleet.md").read_text(encoding="utf-8")
+    told = r"keep (\d+) series of each service and upstream, and (\d+) of each process and upstream"
+    ((of_service, of_process),) = re.findall(told, page)
+    assert int(of_service) == max(count for of, count in kept.items() if "instance" not in dict(of))
+    assert int(of_process) == max(count for of, count in kept.items() if "instance" in dict(of))
 
 
 def wait_for(prometheus: Prometheus, expression: str) -> None:
@@ -322,8 +375,27 @@ def test_alerts_that_need_no_time_fire_of_what_went_wrong(seen: Seen, name: str)
     wait_for(seen.prometheus, f'ALERTS{{alertname="{name}", alertstate="firing"}}')
 
 
-def test_what_is_sent_by_otlp_has_the_same_names_and_figures(tmp_path: Path) -> None:
-    with observed(tmp_path, is_sent=True) as seen:
+def check_sent(prometheus: Prometheus, endpoint: str) -> None:
+    """What is sent there has the same names and figures as what is scraped."""
+    with observed(prometheus, {each: scraping.sent(each, endpoint) for each in INSTANCES}, is_sent=True) as seen:
         check_series(seen)
-        for _, panel in PANELS:
-            check_panel(seen, panel)
+        for row, panel in PANELS:
+            check_panel(seen, row, panel)
+
+
+def test_what_is_sent_by_otlp_has_the_same_names_and_figures(tmp_path: Path) -> None:
+    with scraping.running(tmp_path, scraping.targets([]), scraping.otlp_argument()) as prometheus:
+        if not prometheus.takes_otlp():
+            pytest.skip(f"{NOT_TO_BE_HAD}: OTLP in a Prometheus of Debian's; name another one in PROMETHEUS_BIN")
+        check_sent(prometheus, prometheus.otlp)
+
+
+def test_what_a_collector_hands_on_has_the_same_names_and_figures(
+    receiver: Receiver, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    guide = (ROOT / "docs" / "how-to" / "collector.md").read_text(encoding="utf-8")
+    (scrapes,) = re.findall(r"^```yaml\n(scrape_configs:\n.*?)^```$", guide, re.DOTALL | re.MULTILINE)
+    with collecting(receiver.port, tmp_path_factory.mktemp("collector")) as collector:
+        scrapes = scrapes.replace("localhost:8889", urlsplit(collector.prometheus).netloc)
+        with scraping.running(tmp_path_factory.mktemp("prometheus"), scrapes) as prometheus:
+            check_sent(prometheus, f"{collector.otlp}/v1/metrics")

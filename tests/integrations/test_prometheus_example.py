@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -19,8 +18,9 @@ import pytest
 
 from pool_telemetry import _semconv
 from prometheus import app, dashboard, series
-from tests.integrations.scraping import EXAMPLE, find_program, free_ports, needs_exporter, wait_until
-from tests.programs import ROOT, environment
+from prometheus.panels import ROWS
+from tests.integrations.scraping import EXAMPLE, find_program, free_ports, need_exporter, wait_until
+from tests.programs import INTERRUPTIBLE, ROOT, environment, needs_fork, run
 from tests.support import NOT_TO_BE_HAD
 
 FLEET = ROOT / "docs" / "explanation" / "fleet.md"
@@ -83,11 +83,6 @@ def test_each_alert_says_what_it_means_and_where_to_read_on() -> None:
         assert severity in ("critical", "warning", "info")
 
 
-def test_the_guide_names_all_alerts_and_no_others() -> None:
-    guide = (ROOT / "docs" / "how-to" / "prometheus.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"`(Urllib3\w+)`", guide)) == set(alerts())
-
-
 # The dashboard.
 
 
@@ -107,6 +102,17 @@ def test_the_dashboard_is_what_it_is_made_of() -> None:
 def test_it_has_a_row_for_each_question() -> None:
     titles = [panel["title"] for panel in committed()["panels"] if panel["type"] == "row"]
     assert [title.partition(".")[0] for title in titles] == ["At a glance", *map(str, range(1, 10))]
+
+
+def test_each_question_is_answered_by_panels_of_its_row_and_each_alert_belongs_to_one() -> None:
+    answers = re.findall(r"^\| (\d) \| [^|]+ \| ([^|]+) \| ([^|]*)\|$", text_of("README.md"), re.MULTILINE)
+    rows = {title[0]: {panel.title for line in lines for panel in line} for title, lines in ROWS.items()}
+    assert [number for number, _, _ in answers] == [title for title in rows if title != "A"]
+    for number, told, _ in answers:
+        named = set(re.findall(r"\*([^*]+)\*", told))
+        assert named
+        assert named <= rows[number]
+    assert sorted(re.findall(r"`(\w+)`", "".join(told for _, _, told in answers))) == sorted(alerts())
 
 
 @pytest.mark.parametrize("panel", panels(), ids=lambda panel: panel["title"])
@@ -194,6 +200,8 @@ def test_compose_the_configuration_and_the_app_agree_on_ports_and_files() -> Non
     assert set(re.findall(r"\$\{(\w+)\}", compose)) == set(settings) - {"APP_PORTS"}
     targets = re.findall(r"localhost:(\d+)", text_of("prometheus.yml").partition("scrape_configs:")[2])
     assert targets == settings["APP_PORTS"].split(",")
+    major, minor, patch = settings["PROMETHEUS_VERSION"].split(".")
+    assert f"prometheus@v0.{major}{int(minor):02}.{patch}\n" in text_of("README.md")  # as Go numbers it
     for name in re.findall(r"^ +- \./(\S+?):/", compose, re.MULTILINE):
         assert (EXAMPLE / name).exists()
     rules = re.findall(r"^  - (\w+\.yml)$", text_of("prometheus.yml"), re.MULTILINE)
@@ -212,11 +220,11 @@ def page(port: int) -> str:
         return ""
 
 
-@needs_exporter
 def test_the_app_is_a_fleet_that_can_be_scraped_until_it_is_interrupted() -> None:
+    need_exporter()
     with free_ports(2) as ports:
         process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "prometheus.app"],
+            [*INTERRUPTIBLE, "-W", "error", "-m", "prometheus.app"],
             env=environment((), APP_PORTS=",".join(map(str, ports))),
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -224,7 +232,7 @@ def test_the_app_is_a_fleet_that_can_be_scraped_until_it_is_interrupted() -> Non
             text=True,
             start_new_session=True,
         )
-        with process:
+        try:
             last = 'error_type="urllib3.exceptions.NewConnectionError"'
             wait_until(
                 lambda: process.poll() is not None or all(last in page(port) for port in ports),
@@ -232,36 +240,53 @@ def test_the_app_is_a_fleet_that_can_be_scraped_until_it_is_interrupted() -> Non
             )
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to all of them
             out, err = process.communicate()
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
     assert process.returncode == 0, err
-    assert err == ""
+    # The exporter listens a moment before its reader has a provider. Of who asks in between the SDK says this, no more.
+    too_soon = "Cannot call collect on a MetricReader until it is registered on a MeterProvider\n"
+    assert err.replace(too_soon, "") == ""
     for port in ports:
         assert f"http://localhost:{port}/metrics" in out
 
 
-def test_a_second_process_on_the_same_port_says_so_once_and_goes_on() -> None:
+@needs_fork
+def test_a_forked_process_without_a_port_says_so_in_a_line_and_goes_on() -> None:
     program = """
-import urllib3, pool_telemetry
-from misbehaving import Server
-pool_telemetry.install(export=True)
-with Server() as server:
-    for _ in range(3):
-        assert urllib3.PoolManager().request("GET", server.url + "/ok").status == 200
-assert pool_telemetry.snapshot().upstreams[0].checkouts["new"] == 3
-"""
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            env=environment((), **app.environment(str(other.getsockname()[1]))),
-            capture_output=True,
-            text=True,
-        )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("no metrics are exported from this process") == 1
-    assert "Address already in use" in done.stderr
+        import logging, os, sys
+        import prometheus_client, urllib3, pool_telemetry
+        from misbehaving import Server
+
+        def ask(pools):
+            for _ in range(pools):
+                urllib3.PoolManager().request("GET", server.url + "/ok")
+            prometheus_client.generate_latest()  # a page of the application's own
+
+        logging.basicConfig(stream=sys.stdout)
+        pool_telemetry.install(export=True)
+        with Server() as server:
+            ask(1)
+            if child := os.fork():
+                assert os.waitpid(child, 0)[1] == 0
+            else:
+                ask(3)
+                assert pool_telemetry.snapshot().upstreams[0].checkouts["new"] == 3
+                sys.stdout.flush()
+                os._exit(0)
+        """
+    with free_ports(1) as (port,):
+        said = run(program, (), **app.environment(str(port)))
+    assert said == (
+        f"WARNING:pool_telemetry:no metrics are exported from this process: port {port} is taken, perhaps by another "
+        "process of this program; where they share it, have them send (OTEL_METRICS_EXPORTER=otlp), or give each a "
+        "port of its own (OTEL_EXPORTER_PROMETHEUS_PORT)\n"
+    )
 
 
-@needs_exporter
 def test_the_page_on_cost_says_what_a_real_collection_counts() -> None:
+    need_exporter()
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "prometheus.series"],
         env=environment(),

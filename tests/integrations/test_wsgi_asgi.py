@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from misbehaving import Server
 from tests.integrations.otlp import Receiver
 from tests.integrations.services import AT_EXIT, check_told, exporting, free_port, serves, serving
+from tests.programs import INTERRUPTIBLE
 
 BEGIN = """
 import os, requests
@@ -50,11 +50,6 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
 """
-# A Python for what is to be interrupted: where tests run in the background they may ignore SIGINT, and so would it.
-HEED_SIGINT = (
-    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
-)
-PYTHON = [sys.executable, "-c", HEED_SIGINT, sys.executable]
 # Each with its application, and the signal after which its Python ends in order.
 SERVERS = {
     "wsgiref, orderly": (["serve.py", "{port}"], ORDERLY + WSGI, signal.SIGTERM),
@@ -72,7 +67,7 @@ def test_what_has_not_been_sent_yet_is_sent_when_the_server_ends_in_order(
     (tmp_path / "app.py").write_text(BEGIN + app)
     (tmp_path / "serve.py").write_text(WSGIREF)
     port = free_port()
-    started = [*PYTHON, *(each.format(port=port) for each in command)]
+    started = [*INTERRUPTIBLE, *(each.format(port=port) for each in command)]
     with serving(started, port, tmp_path, [tmp_path], **exporting(receiver, UPSTREAM=server.url, **AT_EXIT)) as service:
         answered = serves(service, server, 3)
         assert not receiver.exports

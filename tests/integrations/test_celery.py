@@ -15,28 +15,27 @@ from typing import NamedTuple
 
 import pytest
 from celery import Celery
-from celery.exceptions import TimeoutError
 
 from misbehaving import Server
 from pool_telemetry._run import Run, read
 from tests import programs
 from tests.integrations.broker import brokering
 from tests.integrations.otlp import Receiver
-from tests.integrations.services import AT_EXIT, PATIENCE, check_told, exporting
+from tests.integrations.services import AT_EXIT, check_told, exporting
 from tests.live.running import RUN
 
 SHOP = """
 import os, requests
 from celery import Celery
 
-broker = os.environ["BROKER"]
-app = Celery("shop", broker=broker, backend=broker, include={include})
+app = Celery("shop", broker=os.environ["BROKER"], include={include})
 session = requests.Session()
 
 @app.task
 def ask(path):
     session.get(os.environ["UPSTREAM"] + path).raise_for_status()
-    return os.getpid()
+    with open("answered", "a") as file:
+        print(os.getpid(), file=file)
 """
 PLAIN, WITH_LINE = SHOP.format(include=[]), SHOP.format(include=["pool_telemetry.celery"])
 # Before Celery 5.7 it is forked all the same.
@@ -95,20 +94,25 @@ def work(folder: Path, broker: str, command: list[str], shop: str) -> Seen:
     """Let a worker run tasks, and end it by SIGTERM."""
     folder.mkdir()
     (folder / "shop.py").write_text(shop)
-    with Server() as server, Receiver() as receiver, Celery("client", broker=broker, backend=broker) as client:
+    with Server() as server, Receiver() as receiver, Celery("client", broker=broker) as client:
         variables = exporting(receiver, **AT_EXIT, BROKER=broker, UPSTREAM=server.url)
         with working(folder, command, **variables) as worker:
-            answered: Counter[int] = Counter()
-            for _ in range(TASKS):
-                result = client.send_task("shop.ask", ["/fin/0.05"])
-                try:
-                    answered[result.get(timeout=START)] += 1
-                except TimeoutError as error:
-                    raise AssertionError((folder / "log").read_text()) from error
-                server.wait_for(lambda books: books.open == 0, PATIENCE)
+            try:
+                for _ in range(TASKS):
+                    run_task(client, server)
+            except TimeoutError as error:
+                raise AssertionError((folder / "log").read_text()) from error
             worker.send_signal(signal.SIGTERM)
             worker.wait(START)
+    answered = Counter(map(int, (folder / "answered").read_text().split()))
     return Seen(server, receiver, answered, worker.pid, worker.returncode, folder)
+
+
+def run_task(client: Celery, server: Server) -> None:
+    """Have a task run, until the upstream has closed its connection."""
+    before = server.books.requests
+    client.send_task("shop.ask", ["/fin/0.05"])
+    server.wait_for(lambda books: books.requests > before and books.open == 0, START)
 
 
 @contextlib.contextmanager

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import time
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.integrations.services import PATIENCE
+from tests.integrations.services import started
 
 
 @contextmanager
@@ -24,22 +23,12 @@ def brokering(folder: Path) -> Iterator[str]:
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("missing: redis-server, of Debian's package of that name")
-    socket, log = folder / "redis.sock", folder / "redis.log"
-    options = {"port": "0", "unixsocket": str(socket), "save": "", "appendonly": "no", "dir": str(folder)}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [program, *(word for name, value in options.items() for word in (f"--{name}", value))],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while not socket.exists():  # Redis makes it when it is about to listen
-            assert process.poll() is None, log.read_text(errors="replace")
-            assert time.monotonic() < deadline, log.read_text(errors="replace")
-            time.sleep(0.05)
-        yield f"redis+socket://{socket}?virtual_host="
-    finally:
-        process.kill()
-        process.wait()
+    path = folder / "redis.sock"
+    command = [program, "--port", "0", "--unixsocket", str(path), "--save", "", "--appendonly", "no"]
+    with started(command, folder / "redis.log", folder, is_ready=lambda: _is_listening(path)):
+        yield f"redis+socket://{path}?virtual_host="
+
+
+def _is_listening(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
-import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +17,7 @@ from pool_telemetry._run import Run, read
 from tests import programs
 from tests.integrations.broker import brokering
 from tests.integrations.otlp import Receiver
-from tests.integrations.services import AT_EXIT, check_told, exporting
+from tests.integrations.services import AT_EXIT, check_told, exporting, started
 from tests.live.running import RUN
 
 SHOP = """
@@ -96,7 +92,7 @@ def work(folder: Path, broker: str, command: list[str], shop: str) -> Seen:
     (folder / "shop.py").write_text(shop)
     with Server() as server, Receiver() as receiver, Celery("client", broker=broker) as client:
         variables = exporting(receiver, **AT_EXIT, BROKER=broker, UPSTREAM=server.url)
-        with working(folder, command, **variables) as worker:
+        with started(command, folder / "log", folder, programs.environment((), **variables)) as worker:
             try:
                 for _ in range(TASKS):
                     run_task(client, server)
@@ -113,27 +109,6 @@ def run_task(client: Celery, server: Server) -> None:
     before = server.books.requests
     client.send_task("shop.ask", ["/fin/0.05"])
     server.wait_for(lambda books: books.requests > before and books.open == 0, START)
-
-
-@contextlib.contextmanager
-def working(folder: Path, command: list[str], **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker; killed with its children at the end, if any still run."""
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=programs.environment((), **variables),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 @pytest.fixture(scope="module")

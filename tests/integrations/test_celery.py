@@ -52,7 +52,7 @@ PREFORK = ["-P", "prefork", "-c", "2", "--max-tasks-per-child", "2"]
 # Each with its application.
 WORKERS = {
     "prefork": ([*CELERY, *WORKER, *PREFORK], WITH_LINE),
-    "prefork, install": ([*CELERY, *WORKER, *PREFORK], SPAWNED),
+    "prefork, install": ([*CELERY, *WORKER, "-P", "prefork", "-c", "1", "--max-tasks-per-child", "3"], SPAWNED),
     UNDER_RUN: ([*REPORTED, *WORKER, *PREFORK], PLAIN),
     "threads": ([*CELERY, *WORKER, "-P", "threads", "-c", "1"], WITH_LINE),
     "gevent": ([*CELERY, *WORKER, "-P", "gevent", "-c", "1"], WITH_LINE),
@@ -129,7 +129,7 @@ def check_work(seen: Seen, kind: str) -> None:
     assert "Traceback" not in seen.said()
     assert seen.answered.total() == TASKS
     if kind.startswith("prefork"):
-        assert len(seen.answered) >= 3
+        assert len(seen.answered) >= 2
         assert seen.worker not in seen.answered
     else:
         assert set(seen.answered) == {seen.worker}

@@ -54,7 +54,7 @@ WORKERS = {
     "prefork": ([*CELERY, *WORKER, *PREFORK], WITH_LINE),
     "prefork, install": ([*CELERY, *WORKER, "-P", "prefork", "-c", "1", "--max-tasks-per-child", "3"], SPAWNED),
     UNDER_RUN: ([*REPORTED, *WORKER, *PREFORK], PLAIN),
-    "threads": ([*CELERY, *WORKER, "-P", "threads", "-c", "1"], WITH_LINE),
+    "threads": ([*CELERY, *WORKER, "-I", "pool_telemetry.celery", "-P", "threads", "-c", "1"], PLAIN),
     "gevent": ([*CELERY, *WORKER, "-P", "gevent", "-c", "1"], WITH_LINE),
     "solo": ([*CELERY, *WORKER, "-P", "solo"], WITH_LINE),
 }

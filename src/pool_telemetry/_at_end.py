@@ -217,14 +217,26 @@ def with_interrupt_kept(act: "Callable[[], object]") -> None:
             return  # as if it had just been
 
 
-def before_multiprocessing_ends(act: "Callable[[], object]") -> None:
-    """Do something at the end of a child of multiprocessing, last of all, once it has its first pool.
+def before_child_ends(act: "Callable[[], object]") -> None:
+    """Do something at the end of a child of multiprocessing or of Celery's prefork pool, once it has its first pool.
 
-    It leaves by os._exit() where it was forked, behind the back of atexit; where it was not, atexit comes afterwards.
+    They leave by os._exit(), behind the back of atexit, but for one of multiprocessing that was not forked. Elsewhere
+    nothing is done.
     """
-    util = sys.modules.get("multiprocessing.util")  # which such a child has imported
-    if util is not None:
+    if is_child_of_multiprocessing():
+        util = sys.modules["multiprocessing.util"]
         util.Finalize(None, act, exitpriority=-sys.maxsize)  # its waiting for its own children comes before
+    # A child of billiard's runs no finalizers when it is one of a pool.
+    ending = getattr(sys.modules.get("celery.signals"), "worker_process_shutdown", None)
+    if ending is not None:
+        # Once, also where the parent has connected it before the fork.
+        ending.connect(lambda **_: act(), weak=False, dispatch_uid=act)
+
+
+def is_child_of_multiprocessing() -> bool:
+    """Whether multiprocessing has started this process."""
+    module = sys.modules.get("multiprocessing.process")  # which such a child has imported
+    return module is not None and module.parent_process() is not None
 
 
 def write_to_stderr(data: bytes) -> None:

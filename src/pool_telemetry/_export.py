@@ -35,7 +35,7 @@ from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, OTELResourceDetecto
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from ._at_end import before_multiprocessing_ends
+from ._at_end import is_child_of_multiprocessing
 from ._discretion import quoted
 from ._errors import MissingExporterError, PortTakenError
 from ._settings import STARTED_IN
@@ -102,7 +102,7 @@ def tracer_provider() -> TracerProvider | None:
         provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         for exporter in exporters:
             provider.add_span_processor(BatchSpanProcessor(exporter))
-        _keep(key, provider)
+        _made.setdefault(key, provider)
     return _made.get(key)
 
 
@@ -119,14 +119,8 @@ def meter_provider() -> MeterProvider | None:
         _warn_of_missing_threads(os.getpid())
         # An exporter that is asked, as Prometheus asks, is a reader already.
         readers = [each if isinstance(each, MetricReader) else _pushing(each) for each in made]
-        _keep(key, MeterProvider(readers, _resource(), shutdown_on_exit=False))
+        _made.setdefault(key, MeterProvider(readers, _resource(), shutdown_on_exit=False))
     return _made.get(key)
-
-
-def _keep(key: tuple[int, str], provider: TracerProvider | MeterProvider) -> None:
-    _made.setdefault(key, provider)
-    if _is_of_multiprocessing():
-        before_multiprocessing_ends(provider.force_flush)
 
 
 @functools.cache
@@ -149,14 +143,10 @@ def _resource() -> Resource:
     given = OTELResourceDetector().detect().attributes.get(SERVICE_INSTANCE_ID)
     if given is None:
         attributes[SERVICE_INSTANCE_ID] = _instance_id(process)
-    elif process != STARTED_IN or _is_of_multiprocessing():  # given to its siblings as well
+    # Given to its siblings as well. By that variable Celery tells children of its pool that are not forked.
+    elif process != STARTED_IN or is_child_of_multiprocessing() or "FORKED_BY_MULTIPROCESSING" in os.environ:
         attributes[SERVICE_INSTANCE_ID] = f"{given}-{process}"
     return _detected().merge(Resource(attributes))
-
-
-def _is_of_multiprocessing() -> bool:
-    module = sys.modules.get("multiprocessing.process")  # which a child of it has imported
-    return module is not None and module.parent_process() is not None
 
 
 def _pushing(exporter: MetricExporter) -> PeriodicExportingMetricReader:

@@ -12,6 +12,7 @@ from opentelemetry import metrics, trace
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
+from ._at_end import before_child_ends
 from ._discretion import told
 from ._faults import let_signals_pass
 from ._metrics import MetricsEmitter
@@ -83,6 +84,7 @@ class StandIns:
         if self._emitter is not None:
             self._let_stand_in("metrics", self._emitter, _lacks_meters(meter_provider))
         self._provided_in = process
+        before_child_ends(self.flush)
 
     def _let_stand_in(self, what: str, user: SpanObserver | MetricsEmitter, is_lacking: bool) -> None:
         try:

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import TextIO
 
 from . import _instrument, _page
-from ._at_end import NO_POOLS, Plan, before_multiprocessing_ends, write_to_stderr
+from ._at_end import NO_POOLS, Plan, before_child_ends, write_to_stderr
 from ._diagnosis import diagnose
 from ._discretion import told
 from ._faults import let_signals_pass
@@ -73,7 +73,7 @@ class Teller:
             self._mark = Folder(self._plan.folder).mark()
             if not self._plan.is_of_program():
                 # Maybe not the last time: the later word takes the place of the earlier.
-                before_multiprocessing_ends(self.tell)
+                before_child_ends(self.tell)
             if self._plan.every is not None:
                 repeat(self._plan.every, functools.partial(self._report, process))
         except Exception as error:

@@ -8,9 +8,8 @@ unless the application has set OpenTelemetry up itself. In a process that only s
 
 from __future__ import annotations
 
-from celery.signals import worker_init, worker_process_init, worker_process_shutdown
+from celery.signals import worker_init, worker_process_init
 
-from . import _instrument
 from ._workers import watch_worker
 
 __all__: list[str] = []
@@ -20,12 +19,6 @@ def _watch(**_: object) -> None:
     watch_worker()
 
 
-def _flush(**_: object) -> None:
-    # The processes of the prefork pool leave by os._exit(), behind the back of atexit.
-    _instrument.flush()
-
-
 # The worker's own process runs the tasks of the pools threads, gevent, eventlet and solo.
 worker_init.connect(_watch, weak=False)
 worker_process_init.connect(_watch, weak=False)
-worker_process_shutdown.connect(_flush, weak=False)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import socket
-import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jaeger import backend
-from tests.integrations.services import PATIENCE, free_port
+from tests.integrations.services import PATIENCE, free_port, is_listening, started
 
 
 @dataclass(frozen=True)
@@ -52,19 +48,12 @@ def collecting(to: int, folder: Path) -> Iterator[Collector]:
     otlp, prometheus = free_port(), free_port()
     # JSON is YAML.
     (folder / "collector.yaml").write_text(json.dumps(_configuration(otlp, prometheus, to)))
-    log = folder / "collector.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen([program, "--config", folder / "collector.yaml"], stdout=output, stderr=output)
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while not (_is_listening(otlp) and _is_listening(prometheus)):
-            assert process.poll() is None, log.read_text(errors="replace")
-            assert time.monotonic() < deadline, log.read_text(errors="replace")
-            time.sleep(0.05)
+    command = [program, "--config", "collector.yaml"]
+    # It is killed at the end: there is nothing to keep, and an orderly end takes it ten seconds.
+    with started(
+        command, folder / "collector.log", folder, is_ready=lambda: is_listening(otlp) and is_listening(prometheus)
+    ):
         yield Collector(f"http://127.0.0.1:{otlp}", f"http://127.0.0.1:{prometheus}/metrics")
-    finally:
-        process.kill()  # there is nothing to keep, and an orderly end takes it ten seconds
-        process.wait()
 
 
 def _configuration(otlp: int, prometheus: int, to: int) -> dict[str, object]:
@@ -89,8 +78,3 @@ def _configuration(otlp: int, prometheus: int, to: int) -> dict[str, object]:
             },
         },
     }
-
-
-def _is_listening(port: int) -> bool:
-    with contextlib.closing(socket.socket()) as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -10,7 +10,7 @@ import subprocess
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -137,34 +137,53 @@ def serving(
         AssertionError: it has ended, or does not listen in time; with what it has printed.
     """
     log = folder / f"service-{port}.log"
+    environment = programs.environment(path, **variables)
+    with started(command, log, folder, environment, lambda: is_listening(port)) as process:
+        yield Service(process, f"http://127.0.0.1:{port}", log)
+
+
+@contextmanager
+def started(
+    command: Sequence[str],
+    log: Path,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    is_ready: Callable[[], bool] = lambda: True,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that is ready by now; killed with its children at the end, if any still run.
+
+    Args:
+        log: for its stdout and stderr.
+        folder: its current directory.
+        environment: in the place of this process's.
+
+    Raises:
+        AssertionError: it has ended, or is not ready in time; with what it has printed.
+    """
     with log.open("wb") as out:
         process = subprocess.Popen(
             list(command),
             cwd=folder,
-            env=programs.environment(path, **variables),
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    service = Service(process, f"http://127.0.0.1:{port}", log)
     try:
-        _wait_for(service, port)
-        yield service
+        deadline = time.monotonic() + PATIENCE
+        while not is_ready():
+            assert process.poll() is None, log.read_text(errors="replace")
+            assert time.monotonic() < deadline, log.read_text(errors="replace")
+            time.sleep(0.05)
+        yield process
     finally:
         with contextlib.suppress(ProcessLookupError):  # children too, where it has left any behind
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
-def _wait_for(service: Service, port: int) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not _is_listening(port):
-        assert service.process.poll() is None, service.said()
-        assert time.monotonic() < deadline, service.said()
-        time.sleep(0.05)
-
-
-def _is_listening(port: int) -> bool:
+def is_listening(port: int) -> bool:
+    """Whether somebody listens on a port of loopback."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,44 +1,62 @@
-"""One line for Celery's workers: real ones of each pool, a broker of files, a real upstream, and what is sent."""
+"""One line for Celery's workers: real ones of each pool, a real broker, a real upstream, and what is sent."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import signal
-import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from celery import Celery
-from celery.exceptions import TimeoutError
 
 from misbehaving import Server
+from pool_telemetry._run import Run, read
 from tests import programs
+from tests.integrations.broker import brokering
 from tests.integrations.otlp import Receiver
-from tests.integrations.services import AT_EXIT, PATIENCE, check_told, exporting
+from tests.integrations.services import AT_EXIT, check_told, exporting, started
+from tests.live.running import RUN
 
 SHOP = """
-import os, requests, settings
+import os, requests
 from celery import Celery
 
-app = Celery("shop", include=["pool_telemetry.celery"], **settings.BROKER)
+app = Celery("shop", broker=os.environ["BROKER"], include={include})
 session = requests.Session()
 
 @app.task
 def ask(path):
     session.get(os.environ["UPSTREAM"] + path).raise_for_status()
-    return os.getpid()
+    with open("answered", "a") as file:
+        print(os.getpid(), file=file)
 """
+PLAIN, WITH_LINE = SHOP.format(include=[]), SHOP.format(include=["pool_telemetry.celery"])
+# Before Celery 5.7 it is forked all the same.
+SPAWNED = f"""
+import os, pool_telemetry
+os.environ["OTEL_RESOURCE_ATTRIBUTES"] = "service.instance.id=of-all"
+pool_telemetry.install(export=True)
+{PLAIN}
+app.conf.worker_pool_start_method = "spawn"
+"""
+#: The worker that is to be reported of.
+UNDER_RUN = "prefork, run"
+WORKER = ["-A", "shop", "worker", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+CELERY = [str(Path(sys.executable).with_name("celery"))]
+REPORTED = [*RUN, "-o", "kept.json", "-m", "celery"]
 # Of two processes, each runs two tasks, and leaves.
-POOLS = {
-    "prefork": ["-P", "prefork", "-c", "2", "--max-tasks-per-child", "2"],
-    "threads": ["-P", "threads", "-c", "1"],
-    "gevent": ["-P", "gevent", "-c", "1"],
+PREFORK = ["-P", "prefork", "-c", "2", "--max-tasks-per-child", "2"]
+# Each with its application.
+WORKERS = {
+    "prefork": ([*CELERY, *WORKER, *PREFORK], WITH_LINE),
+    "prefork, install": ([*CELERY, *WORKER, "-P", "prefork", "-c", "1", "--max-tasks-per-child", "3"], SPAWNED),
+    UNDER_RUN: ([*REPORTED, *WORKER, *PREFORK], PLAIN),
+    "threads": ([*CELERY, *WORKER, "-I", "pool_telemetry.celery", "-P", "threads", "-c", "1"], PLAIN),
+    "gevent": ([*CELERY, *WORKER, "-P", "gevent", "-c", "1"], WITH_LINE),
+    "solo": ([*CELERY, *WORKER, "-P", "solo"], WITH_LINE),
 }
 TASKS = 6
 #: Seconds: all workers start at the same time.
@@ -54,6 +72,7 @@ class Seen(NamedTuple):
         answered: tasks by the process that ran them, one after the other.
         worker: the process that was started.
         status: with which it has ended.
+        folder: where it was at work, with all that it has printed.
     """
 
     server: Server
@@ -61,96 +80,79 @@ class Seen(NamedTuple):
     answered: Counter[int]
     worker: int
     status: int
-    said: str
+    folder: Path
+
+    def said(self) -> str:
+        return (self.folder / "log").read_text()
 
 
-def broker(folder: Path) -> dict[str, object]:
-    """Arguments of an application whose messages are files."""
-    for name in ("queue", "control", "results"):
-        (folder / name).mkdir()
-    queue, control = str(folder / "queue"), str(folder / "control")
-    options = {"data_folder_in": queue, "data_folder_out": queue, "control_folder": control, "polling_interval": 0.05}
-    return {
-        "broker": "filesystem://",
-        "backend": f"file://{folder / 'results'}",
-        "broker_transport_options": options,
-        "broker_connection_retry_on_startup": True,
-    }
-
-
-def work(folder: Path, options: list[str]) -> Seen:
+def work(folder: Path, broker: str, command: list[str], shop: str) -> Seen:
     """Let a worker run tasks, and end it by SIGTERM."""
     folder.mkdir()
-    arguments = broker(folder)
-    (folder / "settings.py").write_text(f"BROKER = {arguments!r}")
-    (folder / "shop.py").write_text(SHOP)
-    client = Celery("client", **arguments)
-    with Server() as server, Receiver() as receiver, working(folder, options, receiver, UPSTREAM=server.url) as worker:
-        answered: Counter[int] = Counter()
-        for _ in range(TASKS):
-            result = client.send_task("shop.ask", ["/fin/0.05"])
+    (folder / "shop.py").write_text(shop)
+    with Server() as server, Receiver() as receiver, Celery("client", broker=broker) as client:
+        variables = exporting(receiver, **AT_EXIT, BROKER=broker, UPSTREAM=server.url)
+        with started(command, folder / "log", folder, programs.environment((), **variables)) as worker:
             try:
-                answered[result.get(timeout=START, interval=0.05)] += 1
+                for _ in range(TASKS):
+                    run_task(client, server)
             except TimeoutError as error:
                 raise AssertionError((folder / "log").read_text()) from error
-            server.wait_for(lambda books: books.open == 0, PATIENCE)
-        worker.send_signal(signal.SIGTERM)
-        # It waits for messages, of this kind of broker by the second, before it looks whether it is to end.
-        while worker.poll() is None:
-            client.control.broadcast("ping")
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.wait(0.2)
-        said = (folder / "log").read_text()
-    return Seen(server, receiver, answered, worker.pid, worker.returncode, said)
+            worker.send_signal(signal.SIGTERM)
+            worker.wait(START)
+    answered = Counter(map(int, (folder / "answered").read_text().split()))
+    return Seen(server, receiver, answered, worker.pid, worker.returncode, folder)
 
 
-@contextlib.contextmanager
-def working(
-    folder: Path, options: list[str], receiver: Receiver, **variables: str
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker; killed with its children at the end, if any still run."""
-    celery = [str(Path(sys.executable).with_name("celery")), "-A", "shop", "worker"]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*celery, "--without-gossip", "--without-mingle", "--without-heartbeat", *options],
-            cwd=folder,
-            env=programs.environment((), **exporting(receiver, **AT_EXIT, **variables)),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def run_task(client: Celery, server: Server) -> None:
+    """Have a task run, until the upstream has closed its connection."""
+    before = server.books.requests
+    client.send_task("shop.ask", ["/fin/0.05"])
+    server.wait_for(lambda books: books.requests > before and books.open == 0, START)
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Seen]:
-    """What a worker of each pool has done: all at the same time, for they mostly wait."""
+    """What each worker has done: all at the same time, for they mostly wait."""
     folder = tmp_path_factory.mktemp("workers")
-    with ThreadPoolExecutor(len(POOLS)) as threads:
-        running = {pool: threads.submit(work, folder / pool, options) for pool, options in POOLS.items()}
-    return {pool: work.result() for pool, work in running.items()}
+    with brokering(folder) as broker, ThreadPoolExecutor(len(WORKERS)) as threads:
+        running = {
+            kind: threads.submit(work, folder / kind, f"{broker}{database}", *given)
+            for database, (kind, given) in enumerate(WORKERS.items())
+        }
+    return {kind: work.result() for kind, work in running.items()}
 
 
-@pytest.mark.parametrize("pool", POOLS)
-def test_every_process_that_runs_tasks_has_told_of_them_when_the_worker_has_ended(
-    pool: str, seen: dict[str, Seen]
-) -> None:
-    it = seen[pool]
-    assert it.status == 0, it.said
-    assert "Traceback" not in it.said
-    assert it.answered.total() == TASKS
-    if pool == "prefork":
-        assert len(it.answered) >= 3
-        assert it.worker not in it.answered
+def check_work(seen: Seen, kind: str) -> None:
+    """All tasks were run, by the processes that are to run them, and the worker has ended in order."""
+    assert seen.status == 0, seen.said()
+    assert "Traceback" not in seen.said()
+    assert seen.answered.total() == TASKS
+    if kind.startswith("prefork"):
+        assert len(seen.answered) >= 2
+        assert seen.worker not in seen.answered
     else:
-        assert set(it.answered) == {it.worker}
-    check_told(it.receiver, it.server, it.answered)
+        assert set(seen.answered) == {seen.worker}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WORKERS if kind != UNDER_RUN])
+def test_every_process_that_runs_tasks_has_told_of_them_when_the_worker_has_ended(
+    kind: str, seen: dict[str, Seen]
+) -> None:
+    check_work(seen[kind], kind)
+    check_told(seen[kind].receiver, seen[kind].server, seen[kind].answered)
+
+
+def test_every_process_that_runs_tasks_is_in_the_report_of_a_run(seen: dict[str, Seen]) -> None:
+    it = seen[UNDER_RUN]
+    check_work(it, UNDER_RUN)
+    assert not it.receiver.exports
+    run = read((it.folder / "kept.json").read_text())
+    assert isinstance(run, Run)
+    checkouts = {told.process: sum(sum(each.checkouts.values()) for each in told.upstreams) for told in run.processes}
+    assert checkouts == it.answered
+    assert (run.silent, run.running) == (0, 0)
+    assert "without a word" not in it.said()
 
 
 def test_a_process_that_only_sends_tasks_is_left_alone() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
-import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -18,7 +18,9 @@ from misbehaving import Server
 from tests import programs
 from tests.integrations.collector import Collector, collecting
 from tests.integrations.otlp import Point, Receiver
+from tests.integrations.scraping import find_program
 from tests.integrations.services import AT_EXIT, CHECKOUTS, DROPPED, SETUP
+from tests.programs import ROOT
 
 DROPS = "urllib3.pool.dropped_connections"
 OPENED, CLOSED = "urllib3.pool.opened_connections", "urllib3.pool.closed_connections"
@@ -142,13 +144,45 @@ def check_beginnings(told: Told, *, is_delta: bool) -> None:
                 assert later.began == (earlier.ended if is_delta else earlier.began)
 
 
+def test_the_guides_expression_counts_what_a_series_begins_with_too(tmp_path: Path) -> None:
+    """Of two that had 3 when they were first seen, and two that have had 7 for long; with 1 a minute, or none."""
+    guide = (ROOT / "docs" / "how-to" / "collector.md").read_text(encoding="utf-8")
+    (expression,) = re.findall(r"```promql\n(.*?)```", guide, re.DOTALL)
+    (metric,) = set(re.findall(r"urllib3_\w+", expression))
+    values = {"young": "_x30 3x5", "young, growing": "_x30 3+1x5", "old": "7x35", "old, growing": "7+1x35"}
+    wanted = {"young": 3, "young, growing": 8, "old": 0, "old, growing": 15}
+
+    def labels(upstream: str) -> str:
+        return f'{{job="shop", server_address="{upstream}"}}'
+
+    case = {
+        "interval": "1m",
+        "input_series": [{"series": metric + labels(name), "values": given} for name, given in values.items()],
+        "promql_expr_test": [
+            {
+                "expr": expression,
+                "eval_time": "36m",
+                "exp_samples": [{"labels": labels(name), "value": value} for name, value in wanted.items()],
+            }
+        ],
+    }
+    (tmp_path / "tests.yml").write_text(json.dumps({"tests": [case]}))  # JSON is YAML
+    promtool = [find_program("promtool"), "test", "rules", "tests.yml"]
+    told = subprocess.run(promtool, cwd=tmp_path, capture_output=True, text=True)
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+@pytest.mark.parametrize("temporality", TEMPORALITIES)
 def test_the_exemplar_of_what_a_drop_has_cost_leads_to_the_request_that_paid(
-    collector: Collector, receiver: Receiver, server: Server
+    temporality: str, collector: Collector, receiver: Receiver, server: Server
 ) -> None:
     instrument = str(Path(sys.executable).with_name("opentelemetry-instrument"))
-    given = {**variables(collector, server, ""), "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "urllib3"}
+    given = {**variables(collector, server, temporality), "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "urllib3"}
+    # The last at Python's exit: the page has the exemplars of the last collection.
+    flush = "path == '/ok' or metrics.get_meter_provider().force_flush()"
+    program = "from opentelemetry import metrics\n" + PROGRAM.format(arguments="", flush=flush)
     outcome = subprocess.run(
-        [instrument, sys.executable, "-c", textwrap.dedent(PROGRAM.format(arguments="", flush="pass"))],
+        [instrument, sys.executable, "-c", program],
         capture_output=True,
         text=True,
         timeout=60,
@@ -167,15 +201,12 @@ def test_the_exemplar_of_what_a_drop_has_cost_leads_to_the_request_that_paid(
         points = [point for point in told.points(name) if point.attributes[attribute] == value]
         return {exemplar for point in points for exemplar in point.exemplars}
 
-    # The SDK keeps one for each bucket.
-    for found in (
-        led_to(IDLE, OUTCOME, "replaced"),
-        led_to(SETUP_TIME, "urllib3.connection.setup.cause", "replaced"),
-    ):
-        assert found
-        assert found <= payers
+    # The SDK keeps one for each bucket and collection, and each drop has a collection to itself.
+    assert led_to(IDLE, OUTCOME, "replaced") == payers
+    assert led_to(SETUP_TIME, "urllib3.connection.setup.cause", "replaced") == payers
     (new,) = led_to(SETUP_TIME, "urllib3.connection.setup.cause", "new")
     assert new in everybody - payers
     page = collector.page()
     on_page = {line.partition(" # ")[2] for line in page.splitlines() if "setup_duration" in line and " # " in line}
-    assert any(f'trace_id="{trace.hex()}"' in exemplar for exemplar in on_page for trace, _ in payers)
+    is_on_page = any(f'trace_id="{trace.hex()}"' in exemplar for exemplar in on_page for trace, _ in payers)
+    assert is_on_page == (TEMPORALITIES[temporality] == "cumulative")  # where it adds up it keeps none

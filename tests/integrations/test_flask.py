@@ -347,7 +347,7 @@ def test_a_test_suite_that_makes_an_application_for_each_test_leaks_none_and_is_
     outcome = subprocess.run(
         command("python", "-m", "pytest", "-p", "no:cacheprovider"),
         cwd=folder,
-        env=programs.environment((), **told_at_exit(receiver, server)),
+        env=programs.environment((), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", **told_at_exit(receiver, server)),
         capture_output=True,
         text=True,
         timeout=PATIENCE,

@@ -291,7 +291,7 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
 
     check_supported(urllib3)
     from . import _urllib3
-    from ._context import current_use
+    from ._context import current_use, packed
     from ._hooks import Hooks
     from ._ledger import Ledger
     from ._metrics import MetricsEmitter
@@ -301,7 +301,7 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
     if settings.export:
         check_exporters(settings, tracer_provider, meter_provider)
     if _ledger is None:
-        _ledger = Ledger(_urllib3.pooled, _urllib3.is_closed, monotonic_ns)
+        _ledger = Ledger(_urllib3.pooled, _urllib3.is_closed, monotonic_ns, packed)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(
                 before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_start_afresh_in_child

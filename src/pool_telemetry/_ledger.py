@@ -8,7 +8,7 @@ What threads share, and who writes it. *Atomic* is a single call of a built-in c
 these: no other thread gets in between, with or without a GIL. What is *made once* is there before others can find it.
 
     Ledger
-        ``_pooled``, ``is_closed``, ``_clock``: made once
+        ``_pooled``, ``is_closed``, ``_clock``, ``pack``: made once
         ``max_upstreams``, ``by_peer``: ``install()``, under its own lock
         ``_posted``, ``samples``: any thread appends, the holder of the lock takes out; atomic
         ``tallied``: the holder of the lock appends, any thread takes out; another one by ``install()``, or by the fault
@@ -22,7 +22,8 @@ these: no other thread gets in between, with or without a GIL. What is *made onc
         ``_lock``, ``entering``, ``process``, ``began``, ``_inherited``: the one thread that empties a child's books
     Book
         ``upstream``: made once
-        ``out``, ``missing``, ``waiting``, ``peaks``: any thread; atomic
+        ``out``, ``missing``, ``waiting``: any thread; atomic
+        ``peaks``: any thread appends, the holder of the lock takes out; atomic
         ``peak``: any thread; a hint that may lag behind ``peaks``, until somebody finds it too low
         ``pools``, ``connections``, ``checkouts``, ``drops``, ``closed``, ``opened``, ``adopted``, ``inherited``,
             ``leaked``, ``creations``, ``use_ns``, ``open_keys``, ``socket_keys``, ``size_keys``, ``digests`` with what
@@ -44,8 +45,10 @@ these: no other thread gets in between, with or without a GIL. What is *made onc
         ``is_inherited``: the holder of the lock
         ``adopted``, ``returned_at``, ``opened_at``, ``checked_out_at``: the holder of the lock too, when
             ``install()`` takes up again what it finds
-        ``sock``, ``reuses``, ``last_used``, ``previously_used``, ``opened_by``, ``setup``, ``setup_cause``,
-            ``repairs``, ``is_told``, ``peer``, ``local_port``, ``version``, ``tls_version``
+        ``last_used``, ``previously_used``: the holder of the lock too, who puts the same in another form; only with a
+            GIL, in whose sight nobody else comes in between
+        ``sock``, ``reuses``, ``opened_by``, ``setup``, ``setup_cause``, ``repairs``, ``is_told``, ``peer``,
+            ``local_port``, ``version``, ``tls_version``
     Elsewhere
         ``Watch.local`` (``is_observing`` in it): each thread has its own; anew in a forked child. ``_process``: any
             thread, the same value. ``_observer``: ``None`` by the fault that ends it
@@ -77,7 +80,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from . import _kernel
 from ._changes import change_of, closed_unseen, enter
 from ._faults import let_signals_pass
-from ._lifecycle import OTHER, Upstream
+from ._lifecycle import OTHER, Upstream, Use
 from ._reading import Look, Reading, read_book
 from ._records import (
     Adopted,
@@ -106,6 +109,7 @@ class Ledger:
         pooled: gives the connections that lie in a pool's queue, ``None`` if the queue cannot be read.
         is_closed: whether a pool has been closed.
         clock: monotonic time in nanoseconds.
+        pack: gives the form in which a connection keeps a use of it.
     """
 
     def __init__(
@@ -113,10 +117,12 @@ class Ledger:
         pooled: Callable[[Any], tuple[Any, ...] | None],
         is_closed: Callable[[Any], bool],
         clock: Callable[[], int],
+        pack: Callable[[Use], Use],
     ) -> None:
         self._pooled = pooled
         self.is_closed = is_closed
         self._clock = clock
+        self.pack = pack
         self.max_upstreams = 100
         #: Whether connections are kept apart by the peer's address.
         self.by_peer = False
@@ -368,7 +374,7 @@ class Ledger:
             if type(sample) is Tallied:
                 sample = sample.sample
             else:
-                tally(sample)
+                tally(sample, self.pack)
             self.tallied.append(sample)
 
     def _tally_in_place(self) -> None:
@@ -382,7 +388,7 @@ class Ledger:
     def _keep(self, sample: Any) -> None:
         """Tally a sample, unless it has been, and leave it to the histograms, if there are any."""
         if type(sample) is not Tallied:
-            tally(sample)
+            tally(sample, self.pack)
             sample = Tallied(sample)
         if self.tallied.maxlen != 0:
             # Not into `tallied`, which nobody may ever empty: whether the buffer is full is told by the samples.

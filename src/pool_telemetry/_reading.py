@@ -119,7 +119,7 @@ def read_book(
         close_wait_age_ns=oldest if _kernel.HAS_TCP_INFO and not book.upstream.is_unix_socket else None,
         pending=len(book.waiting),
         sizes={is_block: sizes[is_block] for is_block in book.size_keys},
-        peak=max(book.peaks, default=0),
+        peak=book.highest_peak(),
         pools=len(pools),
         creations=book.creations,
         use_ns=book.use_ns + use_ns,

@@ -88,6 +88,12 @@ class Book:
         self.peaks.append(in_use)
         self.peak = max(self.peaks)
 
+    def highest_peak(self) -> int:
+        """The most that were ever in use; forgets the lesser ones, under the lock."""
+        noted = len(self.peaks)  # others add theirs behind these meanwhile
+        self.peaks[:noted] = [max(self.peaks[:noted], default=0)]
+        return self.peaks[0]
+
 
 class PoolRecord:
     """What is known of one live pool."""
@@ -240,6 +246,14 @@ class ConnectionRecord:
     def served(self) -> int | None:
         """Requests that were answered, ``None`` for an adopted connection."""
         return None if self.adopted else self.reuses + (0 if self.has_failed else 1)
+
+    def replace_use(self, use: Use, packed: Use) -> None:
+        """Keep a use in another form, if it is one of the last two."""
+        # Its owner may be about to note another. Where there is a GIL no thread gets in between if nothing is called.
+        if self.last_used is use:
+            self.last_used = packed
+        if self.previously_used is use:
+            self.previously_used = packed
 
     def claim_fin(self) -> bool:
         """Whether the caller is the first to tell when the peer's FIN came: once a connection."""

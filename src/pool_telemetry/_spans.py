@@ -9,7 +9,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TracerProvider
 
 from . import _semconv as names
-from ._context import current_use
+from ._context import current_use, unpacked
 from ._faults import let_signals_pass
 from ._lifecycle import OTHER, SUPPRESSED, DropPhase, Outcome, Upstream
 from ._providers import is_unset
@@ -46,8 +46,8 @@ class SpanObserver:
         # The request that lost a race is the last to have used the connection; the one before it left it behind.
         is_race = drop.phase is DropPhase.REQUEST
         last_used = connection.previously_used if is_race else connection.last_used
-        uses = {names.LAST_USED: last_used, names.OPENED: connection.opened_by}
-        linked = {kind: used for kind, used in uses.items() if used is not None and used.is_valid}
+        uses = {names.LAST_USED: unpacked(last_used), names.OPENED: unpacked(connection.opened_by)}
+        linked = {kind: used for kind, used in uses.items() if used is not None}
         attributes: Attributes = {
             **upstream_attributes(upstream),
             **_ends(connection),

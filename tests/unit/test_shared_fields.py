@@ -57,7 +57,7 @@ def assigned(path: Path) -> Iterator[str]:
 
 POOL = PoolRecord(None, None, is_block=False, is_proxied=False, size=1)
 FIELDS = {
-    "Ledger": set(vars(Ledger(lambda _: (), lambda _: False, lambda: 0))),
+    "Ledger": set(vars(Ledger(lambda _: (), lambda _: False, lambda: 0, lambda use: use))),
     "Book": set(vars(Book(Upstream("a", 1, "http")))),
     "PoolRecord": set(PoolRecord.__slots__),
     "ConnectionRecord": set(ConnectionRecord.__slots__),
@@ -79,7 +79,7 @@ def test_whatever_is_assigned_after_it_was_made_is_listed() -> None:
 
 
 def test_a_book_that_another_thread_opens_meanwhile_disturbs_nobody() -> None:
-    ledger = Ledger(lambda _: (), lambda _: False, lambda: 0)
+    ledger = Ledger(lambda _: (), lambda _: False, lambda: 0, lambda use: use)
     numbers = itertools.count()
 
     class Interrupted(set[PoolRecord]):

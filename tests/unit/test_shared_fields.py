@@ -26,6 +26,7 @@ UNSHARED = {
     "_export.py": "a method of an exporter, before anybody else has it",
     "_patch.py": "the function around another's wrapper, under the lock of install()",
     "_setup.py": "the thread's that connects",
+    "_viewing.py": "a part of a snapshot, before anybody else has it",
     "gunicorn.py": "the thread's that forks",
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
-from opentelemetry.trace import SpanContext, TraceFlags, propagation
+from opentelemetry.trace import INVALID_SPAN, Span, SpanContext, TraceFlags, propagation
 
 from ._faults import let_signals_pass
 from ._lifecycle import SUPPRESSED, Use
@@ -61,6 +61,12 @@ def current_use() -> Use:
         let_signals_pass()
         return None
     return span_context if isinstance(span_context, SpanContext) else None
+
+
+def current_span() -> Span:
+    """What ``trace.get_current_span()`` gives, without three of its calls."""
+    found = _get_current().get(_SPAN)
+    return found if isinstance(found, Span) else INVALID_SPAN
 
 
 _SPAN_ID_BITS, _FLAGS_BITS, _REMOTE_BITS = 64, 8, 1

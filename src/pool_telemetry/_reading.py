@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from . import _kernel
+from ._frozen import frozen
 from ._lifecycle import (
     CLOSE_WAIT,
     CloseReason,
@@ -22,7 +22,7 @@ from ._turns import in_turns
 from ._verdicts import close_wait_ns, remote_close_ns
 
 
-@dataclass(frozen=True)
+@frozen
 class Reading:
     """One upstream's figures at one moment: totals since the start, levels now."""
 

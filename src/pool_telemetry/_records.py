@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ._digest import Digest
+from ._frozen import frozen
 from ._lifecycle import (
     CLOSE_WAIT,
     ESTABLISHED,
@@ -267,28 +267,28 @@ class ConnectionRecord:
 # What is told: each is made once, where it happened, and never changed.
 
 
-@dataclass(frozen=True)
+@frozen
 class PoolSeen:
     """A pool was seen for the first time."""
 
     pool: PoolRecord
 
 
-@dataclass(frozen=True)
+@frozen
 class PoolGone:
     """A pool was collected."""
 
     pool: PoolRecord
 
 
-@dataclass(frozen=True)
+@frozen
 class Adopted:
     """A socket was found open whose opening was not seen."""
 
     connection: ConnectionRecord
 
 
-@dataclass(frozen=True)
+@frozen
 class CheckedOut:
     """A checkout that was more than a clean reuse, or that blocked, or of which a span was asked for."""
 
@@ -303,7 +303,7 @@ class CheckedOut:
     drop: Dropped | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Dropped:
     """A pooled connection was found ended by the peer or the network."""
 
@@ -329,7 +329,7 @@ class Dropped:
         return whole
 
 
-@dataclass(frozen=True)
+@frozen
 class SetUp:
     """A connection was opened, or could not be."""
 
@@ -342,7 +342,7 @@ class SetUp:
     error: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class Closed:
     """A connection ended."""
 
@@ -354,7 +354,7 @@ class Closed:
     drop: Dropped | None = None  # of a lost race
 
 
-@dataclass(frozen=True)
+@frozen
 class Gone:
     """A connection object was collected."""
 
@@ -363,7 +363,7 @@ class Gone:
     is_leak: bool
 
 
-@dataclass(frozen=True)
+@frozen
 class FinSeen:
     """A parked socket was found in CLOSE_WAIT for the first time."""
 

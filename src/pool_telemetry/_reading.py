@@ -75,8 +75,9 @@ def read_book(
     seen: Counter[tuple[str, str, str | None, str | None]] = Counter()
     fins: list[FinSeen] = []
     oldest = reuses = use_ns = 0
-    for part in in_turns(tuple(looks.items())):
-        for connection, (is_idle, state, at) in part:
+    for part in in_turns(tuple(looks)):  # not items(): thousands of pairs would call for the garbage collector
+        for connection in part:
+            is_idle, state, at = looks[connection]
             level = IDLE if is_idle else ACTIVE
             peer = None if peer_of is None else peer_of(connection)
             seen[level, connection.version, peer, state.tcp_state] += 1

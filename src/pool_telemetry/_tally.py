@@ -34,7 +34,7 @@ def tally(sample: Any, pack: Callable[[Use], Use]) -> None:
     if isinstance(sample, tuple):
         connection, idle_ns, use = sample
         # Most have been followed by others.
-        if _HAS_GIL and use is not None and (connection.last_used is use or connection.previously_used is use):
+        if (connection.last_used is use or connection.previously_used is use) and use is not None and _HAS_GIL:
             connection.replace_use(use, pack(use))
         _add(connection.pool, IDLE, idle_ns, Outcome.REUSED.value)
     elif isinstance(sample, FinSeen):

@@ -30,9 +30,9 @@ def view_book(
         pools: those that live, and have not been closed.
     """
     by_pool: dict[PoolRecord, list[Connection]] = {pool: [] for pool in pools}
-    for part in in_turns(tuple(looks.items())):
-        for connection, look in part:
-            view = _connection(connection, look)
+    for part in in_turns(tuple(looks)):
+        for connection in part:
+            view = _connection(connection, looks[connection])
             try:
                 by_pool[connection.pool].append(view)
             except KeyError:

@@ -220,7 +220,7 @@ def test_an_excluded_host_costs_one_look(telemetry: Telemetry, pool: HTTPConnect
     with Profile() as profile:
         reuse(pool)
     assert profile.calls >= REUSES, "this has not seen the hooks"
-    looking = {"_get_with_care", "_returned", "record_of", "_dict_of"}
+    looking = {"_get_with_care", "_returned", "record_of", "_dict_of", "unmark_if_detached"}
     assert {code.co_name for code in profile.codes} <= FUNCTIONS | looking
     assert "acquire" not in profile.c_functions
     assert not profile.of_sdk

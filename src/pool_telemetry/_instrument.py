@@ -127,6 +127,7 @@ def snapshot() -> Snapshot:
     Returns:
         without upstreams if nothing was installed so far, or no pool was seen.
     """
+    _import_views()
     from ._snapshot import SCHEMA, Snapshot
 
     ledger = _ledger
@@ -141,6 +142,16 @@ def snapshot() -> Snapshot:
         is_installed=_hooks is not None,
         upstreams=() if ledger is None else tuple(ledger.view()),
     )
+
+
+def _import_views() -> None:
+    if f"{__package__}._viewing" in sys.modules:  # it may be under way, but then under the lock
+        return
+    try:
+        _hold(_PATIENCE)  # a child that is forked in the midst of an import could never end it
+        from . import _viewing  # noqa: F401 - which the ledger imports where it looks
+    finally:
+        _let_go()
 
 
 def report(file: TextIO | None = None) -> None:

@@ -36,7 +36,7 @@ class Process:
         self._name = " ".join((module, *arguments))
         self.process = subprocess.Popen(
             [*prefix, sys.executable, "-m", module, *arguments],
-            env={**os.environ, "PYTHONHASHSEED": str(seed)} | ({LAYOUT: layout} if layout else {}),
+            env=_environment() | {"PYTHONHASHSEED": str(seed)} | ({LAYOUT: layout} if layout else {}),
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -69,3 +69,8 @@ class Process:
         """The answer to one command."""
         self.tell(command)
         return self.hear()
+
+
+def _environment() -> dict[str, str]:
+    """As a program finds it that has been started before: Python may keep what it has compiled."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ def main(arguments: list[str]) -> int:
     if unknown := set(options.part) - set(PARTS):
         parser.error(f"unknown part {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
 
+    # Ten thousand sockets, and as many of the server; it goes on to all processes that are started.
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     extent = (SHORT if options.short else FULL)._replace(counts_instructions=not options.no_instructions)
     data: dict[str, Any] = {"machine": _machine(), "extent": extent._asdict()}
     print(f"On: {', '.join(f'{name} {each}' for name, each in data['machine'].items())}.\n", flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from benchmarks.process import Process
@@ -29,9 +30,13 @@ def measure(extent: Extent, progress: Progress) -> Found:
                 command = f"weigh {extent.weighed} {uses} {meter}"
                 off, on = (_ask(switch, port, command) for switch in ("off", "on"))
                 weights[uses, meter] = off, on - off
-        turned = _left("turns", extent.turned, port, progress)
-    with serving("dropping") as port:
-        churned = _left("churn", extent.churned, port, progress)
+    # Beside each other: here nothing is timed.
+    with serving("keeping") as keeping, serving("dropping") as dropping, ThreadPoolExecutor() as pool:
+        later = [
+            pool.submit(_left, what, number, port, progress)
+            for what, number, port in (("turns", extent.turned, keeping), ("churn", extent.churned, dropping))
+        ]
+        turned, churned = (each.result() for each in later)
 
     rows: list[tuple[str, ...]] = []
     for (uses, meter), (off, more) in weights.items():

@@ -157,7 +157,7 @@ class CheckoutHooks:
         connection.checked_out_at = now
         if use is not SUPPRESSED:
             connection.previously_used = connection.last_used
-            connection.last_used = use
+            connection.last_used = watch.ledger.pack(use)
         assert pool.book is not None
         pool.book.take(connection)
         watch.unmark_if_detached(conn)

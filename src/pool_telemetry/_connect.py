@@ -78,10 +78,12 @@ class ConnectHooks:
             else:
                 self._watch.note_socket(connection, conn)
                 connection.opened_at = now
-                connection.opened_by = None if use is SUPPRESSED else use
+                connection.opened_by = None if use is SUPPRESSED else self._watch.ledger.pack(use)
             assert setup is not None
             phases = setup.phases(now, name)
             self._watch.tell_set_up(SetUp(connection, connection.setup_cause, setup.started_at, now, phases, use, name))
+            if error is None:
+                connection.repairs = None  # it has been told, and weighs as much as all else
         except Exception:
             self._watch.fuse.blow()
 

@@ -127,6 +127,7 @@ def snapshot() -> Snapshot:
     Returns:
         without upstreams if nothing was installed so far, or no pool was seen.
     """
+    _import_views()
     from ._snapshot import SCHEMA, Snapshot
 
     ledger = _ledger
@@ -141,6 +142,16 @@ def snapshot() -> Snapshot:
         is_installed=_hooks is not None,
         upstreams=() if ledger is None else tuple(ledger.view()),
     )
+
+
+def _import_views() -> None:
+    if f"{__package__}._viewing" in sys.modules:  # it may be under way, but then under the lock
+        return
+    try:
+        _hold(_PATIENCE)  # a child that is forked in the midst of an import could never end it
+        from . import _viewing  # noqa: F401 - which the ledger imports where it looks
+    finally:
+        _let_go()
 
 
 def report(file: TextIO | None = None) -> None:
@@ -291,7 +302,7 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
 
     check_supported(urllib3)
     from . import _urllib3
-    from ._context import current_use
+    from ._context import current_use, packed
     from ._hooks import Hooks
     from ._ledger import Ledger
     from ._metrics import MetricsEmitter
@@ -301,7 +312,7 @@ def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_p
     if settings.export:
         check_exporters(settings, tracer_provider, meter_provider)
     if _ledger is None:
-        _ledger = Ledger(_urllib3.pooled, _urllib3.is_closed, monotonic_ns)
+        _ledger = Ledger(_urllib3.pooled, _urllib3.is_closed, monotonic_ns, packed)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(
                 before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_start_afresh_in_child

@@ -11,7 +11,6 @@ import select
 import socket
 import struct
 import sys
-from dataclasses import replace
 from typing import Any
 
 from ._lifecycle import CLOSE_WAIT, UNKNOWN_STATE, SocketState
@@ -87,7 +86,8 @@ def inspect_dropped(sock: Any) -> SocketState:
     raw = _kernel_socket(sock)
     state = _state(raw)
     peeked, error = _peek(raw)
-    return replace(state, peeked=peeked, error=error, unread=_unread(raw))
+    unread = _unread(raw) if state.unread is None else state.unread
+    return _with(state, unread, peeked, error)
 
 
 def inspect_failed(sock: Any) -> SocketState:
@@ -98,7 +98,12 @@ def inspect_failed(sock: Any) -> SocketState:
         error = raw.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or None
     except Exception:
         error = None
-    return replace(state, error=error)
+    return _with(state, state.unread, None, error)
+
+
+def _with(state: SocketState, unread: int | None, peeked: bytes | None, error: int | None) -> SocketState:
+    ages = state.data_age_ns, state.ack_age_ns
+    return SocketState(state.tcp_state, *ages, state.is_sent_unacked, unread, peeked, error, state.keepalive_ns)
 
 
 def tls_version(sock: Any) -> str | None:

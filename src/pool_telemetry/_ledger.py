@@ -8,7 +8,7 @@ What threads share, and who writes it. *Atomic* is a single call of a built-in c
 these: no other thread gets in between, with or without a GIL. What is *made once* is there before others can find it.
 
     Ledger
-        ``_pooled``, ``is_closed``, ``_clock``: made once
+        ``_pooled``, ``is_closed``, ``_clock``, ``pack``: made once
         ``max_upstreams``, ``by_peer``: ``install()``, under its own lock
         ``_posted``, ``samples``: any thread appends, the holder of the lock takes out; atomic
         ``tallied``: the holder of the lock appends, any thread takes out; another one by ``install()``, or by the fault
@@ -22,7 +22,8 @@ these: no other thread gets in between, with or without a GIL. What is *made onc
         ``_lock``, ``entering``, ``process``, ``began``, ``_inherited``: the one thread that empties a child's books
     Book
         ``upstream``: made once
-        ``out``, ``missing``, ``waiting``, ``peaks``: any thread; atomic
+        ``out``, ``missing``, ``waiting``: any thread; atomic
+        ``peaks``: any thread appends, the holder of the lock takes out; atomic
         ``peak``: any thread; a hint that may lag behind ``peaks``, until somebody finds it too low
         ``pools``, ``connections``, ``checkouts``, ``drops``, ``closed``, ``opened``, ``adopted``, ``inherited``,
             ``leaked``, ``creations``, ``use_ns``, ``open_keys``, ``socket_keys``, ``size_keys``, ``digests`` with what
@@ -44,8 +45,10 @@ these: no other thread gets in between, with or without a GIL. What is *made onc
         ``is_inherited``: the holder of the lock
         ``adopted``, ``returned_at``, ``opened_at``, ``checked_out_at``: the holder of the lock too, when
             ``install()`` takes up again what it finds
-        ``sock``, ``reuses``, ``last_used``, ``previously_used``, ``opened_by``, ``setup``, ``setup_cause``,
-            ``repairs``, ``is_told``, ``peer``, ``local_port``, ``version``, ``tls_version``
+        ``last_used``, ``previously_used``: the holder of the lock too, who puts the same in another form; only with a
+            GIL, in whose sight nobody else comes in between
+        ``sock``, ``reuses``, ``opened_by``, ``setup``, ``setup_cause``, ``repairs``, ``is_told``, ``peer``,
+            ``local_port``, ``version``, ``tls_version``
     Elsewhere
         ``Watch.local`` (``is_observing`` in it): each thread has its own; anew in a forked child. ``_process``: any
             thread, the same value. ``_observer``: ``None`` by the fault that ends it
@@ -77,7 +80,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from . import _kernel
 from ._changes import change_of, closed_unseen, enter
 from ._faults import let_signals_pass
-from ._lifecycle import OTHER, Upstream
+from ._lifecycle import OTHER, UNKNOWN_STATE, Upstream, Use
 from ._reading import Look, Reading, read_book
 from ._records import (
     Adopted,
@@ -106,6 +109,7 @@ class Ledger:
         pooled: gives the connections that lie in a pool's queue, ``None`` if the queue cannot be read.
         is_closed: whether a pool has been closed.
         clock: monotonic time in nanoseconds.
+        pack: gives the form in which a connection keeps a use of it.
     """
 
     def __init__(
@@ -113,10 +117,12 @@ class Ledger:
         pooled: Callable[[Any], tuple[Any, ...] | None],
         is_closed: Callable[[Any], bool],
         clock: Callable[[], int],
+        pack: Callable[[Use], Use],
     ) -> None:
         self._pooled = pooled
         self.is_closed = is_closed
         self._clock = clock
+        self.pack = pack
         self.max_upstreams = 100
         #: Whether connections are kept apart by the peer's address.
         self.by_peer = False
@@ -368,7 +374,7 @@ class Ledger:
             if type(sample) is Tallied:
                 sample = sample.sample
             else:
-                tally(sample)
+                tally(sample, self.pack)
             self.tallied.append(sample)
 
     def _tally_in_place(self) -> None:
@@ -382,7 +388,7 @@ class Ledger:
     def _keep(self, sample: Any) -> None:
         """Tally a sample, unless it has been, and leave it to the histograms, if there are any."""
         if type(sample) is not Tallied:
-            tally(sample)
+            tally(sample, self.pack)
             sample = Tallied(sample)
         if self.tallied.maxlen != 0:
             # Not into `tallied`, which nobody may ever empty: whether the buffer is full is told by the samples.
@@ -426,7 +432,7 @@ class Ledger:
         for book in self._all_books():
             looks = self._look(book)
             live = [pool for pool in tuple(book.pools) if self._is_live(pool)]
-            reading, fins = read_book(book, looks, live, self.told_peer)
+            reading, fins = read_book(book, looks, live, self.told_peer if self.by_peer else None)
             for fin in fins:
                 self._keep(fin)
             yield book, _View(reading, looks, live)
@@ -445,14 +451,14 @@ class Ledger:
         return queues
 
     def _look(self, book: Book) -> dict[ConnectionRecord, Look]:
-        """A look at each connection that is open. Books what ended meanwhile."""
+        """A look at each connection of the book. Books what ended meanwhile."""
         queues = self._queues(book)
         looks: dict[ConnectionRecord, Look] = {}
         strangers = []
         # There may be ten thousand: what each needs is fetched once, and a named tuple made without a call of Python's.
         read_state, clock, is_attached, out = _kernel.read_state, self._clock, self.is_attached, book.out
         new_look: Callable[..., Look] = tuple.__new__
-        for part in in_turns(tuple(book.connections)):
+        for part in in_turns(_as_they_lie(book.connections)):
             for connection in part:
                 conn = connection.live()
                 sock = None if conn is None else _socket_in(conn, connection)
@@ -470,6 +476,9 @@ class Ledger:
                 if connection in book.connections:
                     connection.is_open = False
                     self._apply(closed_unseen(connection))
+            # Opened while the others were looked at: in use, by the one who has just opened it.
+            new = Look(is_idle=False, state=UNKNOWN_STATE, at=clock())
+            looks = {each: looks.get(each, new) for each in _as_they_lie(book.connections)}
         return looks
 
 
@@ -489,6 +498,12 @@ def _is_idle(
     """Whether a connection lies in its pool; ``or_else`` where that cannot be seen."""
     lying = queues.get(connection.pool, _NOTHING)
     return or_else if lying is None else id(conn) in lying
+
+
+def _as_they_lie(connections: set[ConnectionRecord]) -> list[ConnectionRecord]:
+    """In the order of memory, which is much that of their making."""
+    # In a set's, which is random, the processor fetches each of thousands anew, and its socket: a tenth of a look.
+    return sorted(connections, key=id)
 
 
 def _socket_of(connection: ConnectionRecord) -> Any:

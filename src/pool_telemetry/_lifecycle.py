@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from ._frozen import frozen
 
 
 class Word(str, enum.Enum):
@@ -102,7 +103,7 @@ class _Suppressed:
 SUPPRESSED = _Suppressed()
 
 
-@dataclass(frozen=True)
+@frozen
 class SocketState:
     """What the kernel said of one socket at one moment; ``None`` is "cannot be known here".
 

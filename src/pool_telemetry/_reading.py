@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from . import _kernel
+from ._frozen import frozen
 from ._lifecycle import (
     CLOSE_WAIT,
-    UNKNOWN_STATE,
     CloseReason,
     DropPhase,
     DropReason,
@@ -23,7 +22,7 @@ from ._turns import in_turns
 from ._verdicts import close_wait_ns, remote_close_ns
 
 
-@dataclass(frozen=True)
+@frozen
 class Reading:
     """One upstream's figures at one moment: totals since the start, levels now."""
 
@@ -59,32 +58,29 @@ class Look(NamedTuple):
     at: int
 
 
-# Opened while the others were looked at: it is in use, by the one who has just opened it.
-_NOT_LOOKED_AT = Look(is_idle=False, state=UNKNOWN_STATE, at=0)
-
-
 def read_book(
     book: Book,
     looks: dict[ConnectionRecord, Look],
     pools: list[PoolRecord],
-    peer_of: Callable[[ConnectionRecord], str | None],
+    peer_of: Callable[[ConnectionRecord], str | None] | None,
 ) -> tuple[Reading, list[FinSeen]]:
     """An upstream's figures, and the FINs that nobody has told of yet.
 
     Args:
         book: whose lock is held.
-        looks: at the connections that are open.
+        looks: at all of its connections.
         pools: those that live, and have not been closed.
-        peer_of: gives the peer's address by which levels are kept apart.
+        peer_of: gives the peer's address by which levels are kept apart, if they are.
     """
     seen: Counter[tuple[str, str, str | None, str | None]] = Counter()
     fins: list[FinSeen] = []
     oldest = reuses = use_ns = 0
-    for part in in_turns(tuple(book.connections)):
+    for part in in_turns(tuple(looks)):  # not items(): thousands of pairs would call for the garbage collector
         for connection in part:
-            is_idle, state, at = looks.get(connection, _NOT_LOOKED_AT)
+            is_idle, state, at = looks[connection]
             level = IDLE if is_idle else ACTIVE
-            seen[level, connection.version, peer_of(connection), state.tcp_state] += 1
+            peer = None if peer_of is None else peer_of(connection)
+            seen[level, connection.version, peer, state.tcp_state] += 1
             reuses += connection.reuses
             use_ns += connection.use_ns
             if is_idle and state.tcp_state == CLOSE_WAIT:
@@ -119,7 +115,7 @@ def read_book(
         close_wait_age_ns=oldest if _kernel.HAS_TCP_INFO and not book.upstream.is_unix_socket else None,
         pending=len(book.waiting),
         sizes={is_block: sizes[is_block] for is_block in book.size_keys},
-        peak=max(book.peaks, default=0),
+        peak=book.highest_peak(),
         pools=len(pools),
         creations=book.creations,
         use_ns=book.use_ns + use_ns,

@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ._digest import Digest
+from ._frozen import frozen
 from ._lifecycle import (
     CLOSE_WAIT,
     ESTABLISHED,
@@ -87,6 +87,12 @@ class Book:
         """Note that so many connections are in use, as have never been."""
         self.peaks.append(in_use)
         self.peak = max(self.peaks)
+
+    def highest_peak(self) -> int:
+        """The most that were ever in use; forgets the lesser ones, under the lock."""
+        noted = len(self.peaks)  # others add theirs behind these meanwhile
+        self.peaks[:noted] = [max(self.peaks[:noted], default=0)]
+        return self.peaks[0]
 
 
 class PoolRecord:
@@ -241,6 +247,14 @@ class ConnectionRecord:
         """Requests that were answered, ``None`` for an adopted connection."""
         return None if self.adopted else self.reuses + (0 if self.has_failed else 1)
 
+    def replace_use(self, use: Use, packed: Use) -> None:
+        """Keep a use in another form, if it is one of the last two."""
+        # Its owner may be about to note another. Where there is a GIL no thread gets in between if nothing is called.
+        if self.last_used is use:
+            self.last_used = packed
+        if self.previously_used is use:
+            self.previously_used = packed
+
     def claim_fin(self) -> bool:
         """Whether the caller is the first to tell when the peer's FIN came: once a connection."""
         try:
@@ -253,28 +267,28 @@ class ConnectionRecord:
 # What is told: each is made once, where it happened, and never changed.
 
 
-@dataclass(frozen=True)
+@frozen
 class PoolSeen:
     """A pool was seen for the first time."""
 
     pool: PoolRecord
 
 
-@dataclass(frozen=True)
+@frozen
 class PoolGone:
     """A pool was collected."""
 
     pool: PoolRecord
 
 
-@dataclass(frozen=True)
+@frozen
 class Adopted:
     """A socket was found open whose opening was not seen."""
 
     connection: ConnectionRecord
 
 
-@dataclass(frozen=True)
+@frozen
 class CheckedOut:
     """A checkout that was more than a clean reuse, or that blocked, or of which a span was asked for."""
 
@@ -289,7 +303,7 @@ class CheckedOut:
     drop: Dropped | None = None
 
 
-@dataclass(frozen=True)
+@frozen
 class Dropped:
     """A pooled connection was found ended by the peer or the network."""
 
@@ -315,7 +329,7 @@ class Dropped:
         return whole
 
 
-@dataclass(frozen=True)
+@frozen
 class SetUp:
     """A connection was opened, or could not be."""
 
@@ -328,7 +342,7 @@ class SetUp:
     error: str | None
 
 
-@dataclass(frozen=True)
+@frozen
 class Closed:
     """A connection ended."""
 
@@ -340,7 +354,7 @@ class Closed:
     drop: Dropped | None = None  # of a lost race
 
 
-@dataclass(frozen=True)
+@frozen
 class Gone:
     """A connection object was collected."""
 
@@ -349,7 +363,7 @@ class Gone:
     is_leak: bool
 
 
-@dataclass(frozen=True)
+@frozen
 class FinSeen:
     """A parked socket was found in CLOSE_WAIT for the first time."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
 
+from ._frozen import frozen
 from ._lifecycle import OTHER
 
 
@@ -17,7 +17,7 @@ class PhaseName(str, enum.Enum):
     PROXY = "proxy"
 
 
-@dataclass(frozen=True)
+@frozen
 class Phase:
     """A part of a set-up; times in nanoseconds of the monotonic clock.
 
@@ -44,17 +44,17 @@ class Setup:
         self._proxy_scheme = proxy_scheme
         self._phases: list[Phase] = []
         self._handshakes: list[Phase] = []
-        self._begun: Phase | None = None  # its end is yet to come
+        self._begun: tuple[PhaseName, int, str | None, str | None] | None = None  # its end is yet to come
         self._connected_at: int | None = None
 
     def lookup(self, now: int, name: str | None) -> None:
         """The address is about to be looked up; ``None`` for an address that needs no look-up."""
-        self._begun = None if name is None else Phase(PhaseName.DNS, now, now, target=name)
+        self._begun = None if name is None else (PhaseName.DNS, now, name, None)
 
     def attempt(self, now: int, family: str | None) -> None:
         """A socket is about to be connected; an attempt before it has failed, how is not to be seen here."""
-        self._end(now, OTHER if self._begun and self._begun.name is PhaseName.CONNECT else None)
-        self._begun = Phase(PhaseName.CONNECT, now, now, family=family)
+        self._end(now, OTHER if self._begun and self._begun[0] is PhaseName.CONNECT else None)
+        self._begun = (PhaseName.CONNECT, now, None, family)
 
     def connected(self, now: int, error: str | None) -> None:
         """The attempts are over, with the error that ended them."""
@@ -68,15 +68,20 @@ class Setup:
 
     def _end(self, now: int, error: str | None) -> None:
         if self._begun is not None:
-            self._phases.append(replace(self._begun, ended_at=now, error=error))
+            name, started_at, target, family = self._begun
+            self._phases.append(Phase(name, started_at, now, target, family, error))
             self._begun = None
 
     def phases(self, ended_at: int, error: str | None) -> tuple[Phase, ...]:
         """All phases that were seen, in order."""
         via_tls_proxy = self._proxy_scheme == "https"
         if not self._is_tunnelled:
-            name = PhaseName.PROXY if via_tls_proxy else PhaseName.TLS
-            return (*self._phases, *(replace(each, name=name) for each in self._handshakes))
+            if not via_tls_proxy:
+                return (*self._phases, *self._handshakes)
+            with_proxy = (
+                Phase(PhaseName.PROXY, each.started_at, each.ended_at, error=each.error) for each in self._handshakes
+            )
+            return (*self._phases, *with_proxy)
         if self._connected_at is None:
             return tuple(self._phases)
         # Through a tunnel the last handshake is the origin's; what came before it, the proxy's own included, is the

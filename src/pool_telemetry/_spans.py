@@ -9,7 +9,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TracerProvider
 
 from . import _semconv as names
-from ._context import current_use
+from ._context import current_span, current_use, unpacked
 from ._faults import let_signals_pass
 from ._lifecycle import OTHER, SUPPRESSED, DropPhase, Outcome, Upstream
 from ._providers import is_unset
@@ -39,15 +39,16 @@ class SpanObserver:
 
     def dropped(self, drop: Dropped) -> SpanContext | None:
         """The span of a drop; gives its SpanContext."""
-        if not _is_wanted():
+        parent = _parent()
+        if parent is None:
             return None
         connection = drop.connection
         upstream = _upstream(connection)
         # The request that lost a race is the last to have used the connection; the one before it left it behind.
         is_race = drop.phase is DropPhase.REQUEST
         last_used = connection.previously_used if is_race else connection.last_used
-        uses = {names.LAST_USED: last_used, names.OPENED: connection.opened_by}
-        linked = {kind: used for kind, used in uses.items() if used is not None and used.is_valid}
+        uses = {names.LAST_USED: unpacked(last_used), names.OPENED: unpacked(connection.opened_by)}
+        linked = {kind: used for kind, used in uses.items() if used is not None}
         attributes: Attributes = {
             **upstream_attributes(upstream),
             **_ends(connection),
@@ -63,16 +64,17 @@ class SpanObserver:
             names.ERROR_TYPE: drop.error,
         }
         for kind, used in linked.items():
-            attributes[names.LINKED_SPAN.format(kind=kind, part="trace_id")] = f"{used.trace_id:032x}"
-            attributes[names.LINKED_SPAN.format(kind=kind, part="span_id")] = f"{used.span_id:016x}"
+            trace_id, span_id = _LINKED[kind]
+            attributes[trace_id], attributes[span_id] = f"{used.trace_id:032x}", f"{used.span_id:016x}"
         name = names.DROPPED_SPAN.format(upstream=_label(upstream))
-        span = self._make(name, _on_the_wall(drop.started_at, drop.ended_at), attributes, _links(linked))
+        span = self._make(name, _on_the_wall(drop.started_at, drop.ended_at), attributes, _links(linked, parent))
         span_context = span.get_span_context()
         return span_context if span_context.is_valid else None
 
     def set_up(self, set_up: SetUp) -> None:
         """The span of a set-up, with its phases as children."""
-        if not _is_wanted():
+        parent = _parent()
+        if parent is None:
             return
         connection = set_up.connection
         upstream = _upstream(connection)
@@ -83,7 +85,7 @@ class SpanObserver:
         }
         # Within a request's span the drop lies beside the set-up, and needs no link.
         repairs = connection.repairs
-        links = () if repairs is None or _has_parent() else _links({names.REPLACES: repairs})
+        links = () if repairs is None or parent.is_valid else _links({names.REPLACES: repairs}, parent)
         name = names.SETUP_SPAN.format(upstream=_label(upstream))
         times = _on_the_wall(set_up.started_at, set_up.ended_at)
         span = self._make(name, times, attributes, links, set_up.error)
@@ -100,7 +102,8 @@ class SpanObserver:
         has_waited = waited is not None and (
             waited > self._settings.wait_threshold or checkout.outcome is Outcome.TIMED_OUT
         )
-        if not (has_waited or is_all) or not _is_wanted():
+        parent = _parent() if has_waited or is_all else None
+        if parent is None:
             return
         assert checkout.pool.book is not None
         upstream = checkout.pool.book.upstream
@@ -109,7 +112,7 @@ class SpanObserver:
         if has_waited:
             name = names.WAIT_SPAN.format(upstream=_label(upstream))
             self._make(name, times, attributes, error=checkout.error)
-        if is_all and _has_parent():
+        if is_all and parent.is_valid:
             attributes[names.IDLE_DURATION] = seconds(checkout.idle_ns)
             name = names.CHECKOUT_SPAN.format(upstream=_label(upstream))
             self._make(name, times, attributes)
@@ -150,26 +153,20 @@ def _offset() -> tuple[int, int]:
     return after - before, wall - before
 
 
-def _is_wanted() -> bool:
+def _parent() -> SpanContext | None:
+    """Below what a span would hang, an invalid one for a root; ``None`` where none is wanted."""
     if current_use() is SUPPRESSED:
-        return False
-    span, span_context = _current()
-    # Valid, yet neither recording nor sampled: the trace was sampled out. A remote parent does not record either, but
-    # its flags say that it is sampled.
-    return not span_context.is_valid or span.is_recording() or span_context.trace_flags.sampled
-
-
-def _has_parent() -> bool:
-    return _current()[1].is_valid
-
-
-def _current() -> tuple[trace.Span, SpanContext]:
-    span = trace.get_current_span()
+        return None
+    span = current_span()
     try:
-        return span, span.get_span_context()
+        parent = span.get_span_context()
     except Exception:  # the application's own kind of span, and its own fault
         let_signals_pass()
-        return trace.INVALID_SPAN, trace.INVALID_SPAN_CONTEXT
+        return trace.INVALID_SPAN_CONTEXT
+    # Valid, yet neither recording nor sampled: the trace was sampled out. A remote parent does not record either, but
+    # its flags say that it is sampled.
+    is_wanted = not parent.is_valid or span.is_recording() or parent.trace_flags.sampled
+    return parent if is_wanted else None
 
 
 def _upstream(connection: ConnectionRecord) -> Upstream:
@@ -190,8 +187,13 @@ def _ends(connection: ConnectionRecord) -> Attributes:
     }
 
 
-def _links(linked: dict[str, SpanContext]) -> tuple[Link, ...]:
-    _, parent = _current()
+_LINKED = {
+    kind: tuple(names.LINKED_SPAN.format(kind=kind, part=part) for part in ("trace_id", "span_id"))
+    for kind in (names.LAST_USED, names.OPENED)
+}
+
+
+def _links(linked: dict[str, SpanContext], parent: SpanContext) -> tuple[Link, ...]:
     # Jaeger keeps one reference to a span: a link equal to the parent would take the parent's place.
     return tuple(Link(used, {names.LINK_KIND: kind}) for kind, used in linked.items() if used.span_id != parent.span_id)
 

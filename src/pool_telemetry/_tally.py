@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ._digest import Digest
-from ._lifecycle import SUPPRESSED, DropPhase, Outcome
+from ._lifecycle import SUPPRESSED, DropPhase, Outcome, Use
 from ._records import Book, CheckedOut, Closed, Dropped, FinSeen, PoolRecord, SetUp
 
 # Kinds of durations, named as the snapshot names them; some are kept apart by a word more.
@@ -13,6 +15,7 @@ IDLE, DROPPED_IDLE, LOST_RACE_IDLE = "idle", "dropped_idle", "lost_race_idle"
 REMOTE_CLOSE, CLOSE_WAIT = "remote_close", "close_wait"
 SETUP, FAILED_SETUP, SETUP_PHASE = "setup", "failed_setup", "setup_phase"
 WAIT, FAILED_WAIT, CONNECTION, REQUESTS = "wait", "failed_wait", "connection", "requests_per_connection"
+_HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 class Tallied(NamedTuple):
@@ -21,10 +24,18 @@ class Tallied(NamedTuple):
     sample: Any
 
 
-def tally(sample: Any) -> None:
-    """Enter a sample into its upstream's book, whose lock is held."""
+def tally(sample: Any, pack: Callable[[Use], Use]) -> None:
+    """Enter a sample into its upstream's book, whose lock is held.
+
+    Args:
+        sample: of a clean reuse or of anything else that took time.
+        pack: makes small what the connection has to keep of a reuse from now on.
+    """
     if isinstance(sample, tuple):
-        connection, idle_ns, _ = sample
+        connection, idle_ns, use = sample
+        # Most have been followed by others.
+        if (connection.last_used is use or connection.previously_used is use) and use is not None and _HAS_GIL:
+            connection.replace_use(use, pack(use))
         _add(connection.pool, IDLE, idle_ns, Outcome.REUSED.value)
     elif isinstance(sample, FinSeen):
         _add(sample.connection.pool, REMOTE_CLOSE, sample.remote_close_ns)

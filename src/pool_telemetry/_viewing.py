@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from . import _tally
 from ._digest import Digest
@@ -25,7 +26,7 @@ def view_book(
     Args:
         book: whose lock is held.
         reading: its totals, of the same moment.
-        looks: at the connections that are open.
+        looks: at all of its connections.
         pools: those that live, and have not been closed.
     """
     by_pool: dict[PoolRecord, list[Connection]] = {pool: [] for pool in pools}
@@ -74,30 +75,32 @@ def view_book(
     )
 
 
+class _Open:
+    """Becomes a ``Connection`` when it is filled."""
+
+
 def _connection(connection: ConnectionRecord, look: Look) -> Connection:
     is_idle, state, at = look
-    idle_ns = connection.idle_ns(at) if is_idle else None
+    returned_at, opened_at = connection.returned_at if is_idle else None, connection.opened_at
+    idle_ns = None if returned_at is None else at - returned_at
     is_waiting = is_idle and state.tcp_state == CLOSE_WAIT
-    opened_at = connection.opened_at
-    address, port = connection.peer or (None, None)
     # Of a frozen dataclass __init__ sets each field by a call: with ten thousand connections, a third of a snapshot.
-    view = object.__new__(Connection)
-    view.__dict__.update(
-        state=IDLE if is_idle else ACTIVE,
-        tcp_state=state.tcp_state,
-        age_seconds=None if opened_at is None else (at - opened_at) / _SECOND,
-        idle_seconds=None if idle_ns is None else idle_ns / _SECOND,
-        close_wait_seconds=_seconds(close_wait_ns(state, idle_ns)) if is_waiting else None,
-        # The one that is under way has not been answered.
-        requests=None if connection.adopted else connection.reuses + is_idle,
-        peer_address=address,
-        peer_port=port,
-        local_port=connection.local_port,
-        protocol_version=connection.version,
-        tls_version=connection.tls_version,
-        is_adopted=connection.adopted,
-    )
-    return view
+    view: Any = _Open()
+    view.state = IDLE if is_idle else ACTIVE
+    view.tcp_state = state.tcp_state
+    view.age_seconds = None if opened_at is None else (at - opened_at) / _SECOND
+    view.idle_seconds = None if idle_ns is None else idle_ns / _SECOND
+    view.close_wait_seconds = _seconds(close_wait_ns(state, idle_ns)) if is_waiting else None
+    # The one that is under way has not been answered.
+    view.requests = None if connection.adopted else connection.reuses + is_idle
+    view.peer_address, view.peer_port = connection.peer or (None, None)
+    view.local_port = connection.local_port
+    view.protocol_version = connection.version
+    view.tls_version = connection.tls_version
+    view.is_adopted = connection.adopted
+    view.__class__ = Connection
+    opened: Connection = view
+    return opened
 
 
 class _Kinds:

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import urllib3
+from opentelemetry import trace
+from opentelemetry.trace import SpanContext
 
 import pool_telemetry
 from misbehaving import Server
-from pool_telemetry import _turns
+from pool_telemetry import _tally, _turns
+from pool_telemetry._watch import MOST_SAMPLES
 from tests.support import Telemetry, check_laws
 
 CONNECTIONS = 300
@@ -34,6 +37,14 @@ def fill(pool: urllib3.HTTPConnectionPool, connections: int) -> None:
         pool._put_conn(conn)
 
 
+def span_contexts() -> int:
+    gc.collect()
+    return sum(type(each) is SpanContext for each in gc.get_objects())
+
+
+with_gil = pytest.mark.skipif(not _tally._HAS_GIL, reason="missing: a GIL, without which nobody else may touch them")
+
+
 def test_what_is_kept_of_a_connection_weighs_less_than_a_kilobyte(
     telemetry: Telemetry, pool: urllib3.HTTPConnectionPool
 ) -> None:
@@ -51,6 +62,39 @@ def test_what_is_kept_of_a_connection_weighs_less_than_a_kilobyte(
     finally:
         tracemalloc.stop()
     assert 200 < weight < 1024
+
+
+@with_gil
+def test_of_requests_that_are_over_no_connection_keeps_what_opentelemetry_made(
+    telemetry: Telemetry, pool: urllib3.HTTPConnectionPool
+) -> None:
+    telemetry.install(spans="off")  # the exporter of the tests keeps all of them
+    before = span_contexts()
+    for number in range(1, 4):
+        context = SpanContext(number, number, is_remote=False)
+        with trace.use_span(trace.NonRecordingSpan(context)):
+            fill(pool, CONNECTIONS)
+    telemetry.collect()
+    del context
+    assert span_contexts() <= before
+
+
+@with_gil
+def test_between_collections_no_more_is_kept_than_the_buffer_of_samples_holds(
+    telemetry: Telemetry, pool: urllib3.HTTPConnectionPool
+) -> None:
+    telemetry.install(spans="off")
+    before = span_contexts()
+    for _ in range(3):
+        taken: list[Any] = []
+        for number in range(1, CONNECTIONS + 1):
+            with trace.use_span(trace.NonRecordingSpan(SpanContext(number, number, is_remote=False))):
+                taken.append(pool._get_conn())
+                if taken[-1].sock is None:
+                    taken[-1].connect()
+        for conn in taken:
+            pool._put_conn(conn)
+    assert span_contexts() - before <= 2 * MOST_SAMPLES < 3 * CONNECTIONS
 
 
 def test_what_reads_hundreds_of_sockets_lets_others_have_their_turn_in_between(

@@ -403,7 +403,8 @@ def test_without_a_current_span_a_set_up_links_to_the_drop_it_repairs(
     assert links(telemetry.named("HTTP connection_setup")[-1]) == []
 
 
-def test_links_lead_to_the_last_user_then_to_the_opener(telemetry: Telemetry, server: Server) -> None:
+@pytest.mark.parametrize("collects", [False, True], ids=["", "after collections"])
+def test_links_lead_to_the_last_user_then_to_the_opener(telemetry: Telemetry, server: Server, collects: bool) -> None:
     telemetry.install()
     http = manager()
     spans = {}
@@ -413,8 +414,26 @@ def test_links_lead_to_the_last_user_then_to_the_opener(telemetry: Telemetry, se
                 drop(server, http)
             else:
                 http.request("GET", f"{server.url}/ok")
+        if collects:
+            telemetry.collect()
     with telemetry.tracer.start_as_current_span("request"):
         http.request("GET", f"{server.url}/ok")
+    dropped = one(telemetry.named("HTTP connection_dropped"))
+    assert links(dropped) == [("last_used", ids(spans["last_used"])), ("opened", ids(spans["opened"]))]
+
+
+@pytest.mark.parametrize("collects", [False, True], ids=["", "after a collection"])
+def test_of_a_lost_race_links_lead_to_the_use_before_the_last(
+    telemetry: Telemetry, server: Server, collects: bool
+) -> None:
+    telemetry.install()
+    http = manager()
+    spans = {}
+    for name, path in (("opened", "/ok"), ("last_used", "/ok"), ("request", "/lost")):
+        with telemetry.tracer.start_as_current_span(name) as spans[name]:
+            http.request("GET", f"{server.url}{path}")
+        if collects:
+            telemetry.collect()
     dropped = one(telemetry.named("HTTP connection_dropped"))
     assert links(dropped) == [("last_used", ids(spans["last_used"])), ("opened", ids(spans["opened"]))]
 

@@ -12,7 +12,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from pool_telemetry._context import current_use
+from pool_telemetry._context import current_use, packed, unpacked
 from pool_telemetry._lifecycle import SUPPRESSED
 
 CONTEXT = trace.SpanContext(1, 2, is_remote=True, trace_flags=trace.TraceFlags(1))
@@ -76,3 +76,39 @@ def test_suppression_comes_before_any_span(key: str, span: trace.Span | None) ->
 def test_of_a_span_nothing_but_its_span_context_is_kept() -> None:
     with attached(trace.set_span_in_context(SPANS["recorded"], Context())):
         assert type(current_use()) is trace.SpanContext
+
+
+LARGEST_TRACE, LARGEST_SPAN = 2**128 - 1, 2**64 - 1
+PACKED = {
+    "usual": trace.SpanContext(0x0AF7 << 112, 0xB7AD << 48, is_remote=False, trace_flags=trace.TraceFlags(1)),
+    "remote": CONTEXT,
+    "sampled out": trace.SpanContext(1, 1, is_remote=True, trace_flags=trace.TraceFlags(0)),
+    "largest": trace.SpanContext(LARGEST_TRACE, LARGEST_SPAN, is_remote=True, trace_flags=trace.TraceFlags(255)),
+}
+WHOLE = {
+    "with a trace state": trace.SpanContext(1, 2, is_remote=True, trace_state=trace.TraceState([("vendor", "value")])),
+    "with strange flags": trace.SpanContext(1, 2, is_remote=True, trace_flags=trace.TraceFlags(256)),
+}
+
+
+@pytest.mark.parametrize("use", PACKED.values(), ids=PACKED)
+def test_what_is_kept_of_a_use_weighs_little_and_is_whole_again_when_it_is_unpacked(use: trace.SpanContext) -> None:
+    kept = packed(use)
+    assert type(kept) is int
+    assert kept.__sizeof__() < 64
+    again = unpacked(kept)
+    assert again == use
+    assert again is not None
+    assert type(again) is trace.SpanContext
+    assert (type(again.trace_flags), type(again.is_remote)) == (trace.TraceFlags, bool)
+
+
+@pytest.mark.parametrize("use", WHOLE.values(), ids=WHOLE)
+def test_a_use_of_which_a_number_would_not_tell_all_is_kept_whole(use: trace.SpanContext) -> None:
+    assert packed(use) is use
+    assert unpacked(use) is use
+
+
+def test_what_no_link_can_lead_to_is_not_kept() -> None:
+    assert packed(None) is packed(trace.INVALID_SPAN_CONTEXT) is None
+    assert unpacked(None) is unpacked(SUPPRESSED) is unpacked(trace.INVALID_SPAN_CONTEXT) is None

@@ -26,6 +26,7 @@ UNSHARED = {
     "_export.py": "a method of an exporter, before anybody else has it",
     "_patch.py": "the function around another's wrapper, under the lock of install()",
     "_setup.py": "the thread's that connects",
+    "_viewing.py": "a part of a snapshot, before anybody else has it",
     "gunicorn.py": "the thread's that forks",
 }
 
@@ -57,7 +58,7 @@ def assigned(path: Path) -> Iterator[str]:
 
 POOL = PoolRecord(None, None, is_block=False, is_proxied=False, size=1)
 FIELDS = {
-    "Ledger": set(vars(Ledger(lambda _: (), lambda _: False, lambda: 0))),
+    "Ledger": set(vars(Ledger(lambda _: (), lambda _: False, lambda: 0, lambda use: use))),
     "Book": set(vars(Book(Upstream("a", 1, "http")))),
     "PoolRecord": set(PoolRecord.__slots__),
     "ConnectionRecord": set(ConnectionRecord.__slots__),
@@ -79,7 +80,7 @@ def test_whatever_is_assigned_after_it_was_made_is_listed() -> None:
 
 
 def test_a_book_that_another_thread_opens_meanwhile_disturbs_nobody() -> None:
-    ledger = Ledger(lambda _: (), lambda _: False, lambda: 0)
+    ledger = Ledger(lambda _: (), lambda _: False, lambda: 0, lambda use: use)
     numbers = itertools.count()
 
     class Interrupted(set[PoolRecord]):

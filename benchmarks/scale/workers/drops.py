@@ -1,4 +1,7 @@
-"""Requests whose pooled connections were dropped, and bare set-ups: ``drops on|off PORT AUTHORITY``."""
+"""Requests whose pooled connections were dropped, and bare set-ups: ``drops on|off|by-hand PORT AUTHORITY``.
+
+``by-hand`` is off, but makes the spans of each drop with OpenTelemetry's SDK itself.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,11 @@ from opentelemetry import trace
 from urllib3 import HTTPSConnectionPool, Retry
 
 from .answering import Clocks, MiscountError, answer, check, set_up
+from .by_hand import ByHand
 
 POOLS = 8
 SPANS_OF_A_DROP = 4  # itself, the set-up, its connect and its TLS handshake
-RECONNECT = "reconnect"
+RECONNECT, BY_HAND = "reconnect", "by-hand"
 #: What is asked of every second pool, and of the others.
 PATHS = {"after": ("/after", "/after"), "second": ("/idle", "/stay"), "race": ("/race", "/race")}
 
@@ -25,13 +29,14 @@ class Bench:
     """Meets drops, over TLS.
 
     Args:
-        switch: ``on`` or ``off``.
+        switch: ``on``, ``off`` or ``by-hand``.
         port: of a server that drops connections.
         authority: the file of its certificate's.
     """
 
     def __init__(self, switch: str, port: int, authority: str) -> None:
         self._variant, self._is_on = set_up(switch), switch == "on"
+        self._by_hand = ByHand(port) if switch == BY_HAND else None
         self._tracer = trace.get_tracer("benchmarks")
         context = ssl.create_default_context(cafile=authority)  # one for all: to make one takes as long as a handshake
         self._pools = [HTTPSConnectionPool("127.0.0.1", port, ssl_context=context) for _ in range(POOLS)]
@@ -52,7 +57,8 @@ class Bench:
         took = clocks.read(int(number))
         drops_told, spans_told = (now - then for now, then in zip(self._told(), before, strict=True))
         check("drops", drops_told, drops * self._is_on)
-        check("spans", spans_told, int(number) + SPANS_OF_A_DROP * drops * self._is_on)
+        makes_spans = self._is_on or self._by_hand is not None
+        check("spans", spans_told, int(number) + SPANS_OF_A_DROP * drops * makes_spans)
         return {**took, "drops": drops / int(number)}
 
     def make(self, what: str, number: str) -> None:
@@ -69,8 +75,11 @@ class Bench:
             pool = self._pools[index % POOLS]
             path = PATHS[what][index % 2]
             is_pooled, is_dropped = _pooled(pool) is not None, _is_readable(pool, 0)
-            drops += is_dropped or (is_pooled and path == "/race")
-            with self._tracer.start_as_current_span("request"):
+            will_drop = is_dropped or (is_pooled and path == "/race")
+            drops += will_drop
+            with self._tracer.start_as_current_span("request") as span:
+                if will_drop and self._by_hand is not None:
+                    self._by_hand.make(span.get_span_context(), is_race=path == "/race")
                 response = pool.urlopen("GET", path, retries=Retry(1))
             if response.data == b"bye" and not _is_readable(pool, 10_000):
                 raise MiscountError("a connection was not dropped")

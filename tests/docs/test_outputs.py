@@ -39,6 +39,21 @@ def demo() -> str:
     ).stdout
 
 
+@pytest.mark.parametrize("command", ["run", "report", "demo", "hook"])
+def test_the_help_that_the_reference_shows_is_the_commands(command: str) -> None:
+    printed = subprocess.run(
+        [sys.executable, "-m", "pool_telemetry", command, "--help"],
+        capture_output=True,
+        text=True,
+        env=programs.environment(COLUMNS="100"),
+        check=True,
+        timeout=60,
+    ).stdout
+    # From Python 3.13 on an option's value is named once.
+    shown = text_with(f"usage: pool-telemetry {command} ").replace("-o FILE, --output", "-o, --output")
+    assert printed.replace("-o FILE, --output", "-o, --output").split() == shown.split()
+
+
 @NEEDS_LINUX
 def test_the_scene_of_the_readme_is_one_of_the_demo(demo: str) -> None:
     shown = text_with("4   The CLOSE_WAIT pile").split()

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._errors import MissingExporterError, UnsupportedUrllib3Error
 from ._instrument import flush, install, report, snapshot, uninstall
+from ._instrument import load as _load
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -33,9 +34,7 @@ _LATER = {"Finding": "_finding", "Severity": "_finding", "Snapshot": "_snapshot"
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    found = globals()[name] = getattr(import_module(f".{_LATER[name]}", __name__), name)
+    found = globals()[name] = getattr(_load(_LATER[name]), name)
     return found
 
 

@@ -221,7 +221,7 @@ def before_child_ends(act: "Callable[[], object]") -> None:
     """Do something at the end of a child of multiprocessing or of Celery's prefork pool, once it has its first pool.
 
     They leave by os._exit(), behind the back of atexit, but for one of multiprocessing that was not forked. Elsewhere
-    nothing is done.
+    it is never done.
     """
     if is_child_of_multiprocessing():
         util = sys.modules["multiprocessing.util"]

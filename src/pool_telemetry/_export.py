@@ -114,7 +114,7 @@ def meter_provider() -> MeterProvider | None:
         PortTakenError: another process is asked at this one's port.
     """
     key = os.getpid(), "metrics"
-    made = [] if key in _made else [_with_its_port(make) for make in _exporters("metrics")]
+    made = [] if key in _made else [_made_by(make) for make in _exporters("metrics")]
     if made:
         _warn_of_missing_threads(os.getpid())
         # An exporter that is asked, as Prometheus asks, is a reader already.
@@ -162,9 +162,9 @@ def _pushing(exporter: MetricExporter) -> PeriodicExportingMetricReader:
     return PeriodicExportingMetricReader(exporter)
 
 
-def _with_its_port(make: Any) -> Any:
-    if not (isinstance(make, type) and issubclass(make, MetricReader)):
-        return make()
+def _made_by(make: Any) -> Any:
+    if not (isinstance(make, type) and make.__module__.startswith("opentelemetry.exporter.prometheus")):
+        return make()  # of others it is not known whose port was taken
     reader: Any = make.__new__(make)
     try:
         reader.__init__()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib
 import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ._at_end import with_interrupt_kept
@@ -127,10 +129,11 @@ def snapshot() -> Snapshot:
     Returns:
         without upstreams if nothing was installed so far, or no pool was seen.
     """
-    _import_views()
+    ledger = _ledger
+    if ledger is not None:  # and not before install(), for it imports what gevent has to patch
+        load("_viewing")  # which the ledger imports where it looks
     from ._snapshot import SCHEMA, Snapshot
 
-    ledger = _ledger
     return Snapshot(
         schema=SCHEMA,
         version=__version__,
@@ -144,12 +147,14 @@ def snapshot() -> Snapshot:
     )
 
 
-def _import_views() -> None:
-    if f"{__package__}._viewing" in sys.modules:  # it may be under way, but then under the lock
-        return
+def load(name: str) -> ModuleType:
+    """Import a module of ours, and hold forks off: a child that is forked in the midst of it could never end it."""
+    full_name = f"{__package__}.{name}"
+    if full_name in sys.modules:  # it may be under way, but then under the lock
+        return importlib.import_module(full_name)
     try:
-        _hold(_PATIENCE)  # a child that is forked in the midst of an import could never end it
-        from . import _viewing  # noqa: F401 - which the ledger imports where it looks
+        _hold(_PATIENCE)
+        return importlib.import_module(full_name)
     finally:
         _let_go()
 

@@ -57,7 +57,7 @@ _MILLISECOND = 1_000_000
 _PEEK_SIZE = 16_384
 _LAYERS = 4  # TLS over TLS over a green socket: no real stack is deeper
 # Sockets that are the kernel's themselves; gevent may have put a class of its own in the place of either.
-_KERNEL_S = {
+_BARE_CLASSES = {
     each for each in (socket.socket, getattr(ssl, "SSLSocket", None)) if each and issubclass(each, _socket.socket)
 }
 
@@ -68,7 +68,7 @@ def read_state(sock: Any) -> SocketState:
     Thousands are looked at in a row: of one that is well only its state is told.
     """
     # Nothing to look through in most of them.
-    raw = sock if type(sock) in _KERNEL_S else _kernel_socket(sock)
+    raw = sock if type(sock) in _BARE_CLASSES else _kernel_socket(sock)
     try:
         info: bytes = raw.getsockopt(_TCP, _TCP_INFO, _INFO_SIZE)
         if len(info) >= _LEAST_INFO and info[0] != _PARKED:

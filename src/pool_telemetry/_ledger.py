@@ -36,9 +36,10 @@ these: no other thread gets in between, with or without a GIL. What is *made onc
         ``emptied_by``, ``freed_at``, ``peer``: any thread; the last one stands
     ConnectionRecord: where nothing else is said its *owner*, the thread that has taken the connection out of the pool
             and not put it back. The pool's queue hands it on, so owners come one after the other
-        ``pool``, ``fin_unclaimed`` (of which many may pop, and one gets it): made once
+        ``pool``: made once
+        ``fin_unclaimed``: any thread deletes it, and with a GIL one can
         ``is_open``: the owner, but ``False`` by whoever closes it or finds it gone
-        ``conn``: the owner, and the owner of its successor, who takes it away
+        ``conn``: the owner, and the owner of its successor, or who finds the object gone, who take it away
         ``use_ns``: the owner, or another who closes it. Where both come at one moment the telling of the close has its
             own figure, which is what counts
         ``drop``, ``close_reason``, ``has_failed``: the owner, or another who closes it
@@ -452,7 +453,7 @@ class Ledger:
 
     def _look(self, book: Book) -> dict[ConnectionRecord, Look]:
         """A look at each connection of the book. Books what ended meanwhile."""
-        queues = self._queues(book)
+        began, queues = self._clock(), self._queues(book)
         looks: dict[ConnectionRecord, Look] = {}
         strangers = []
         # There may be ten thousand: what each needs is fetched once, and a named tuple made without a call of Python's.
@@ -467,6 +468,8 @@ class Ledger:
                     continue
                 lying = queues.get(connection.pool, _NOTHING)
                 is_idle = connection not in out if lying is None else id(conn) in lying
+                if connection.checked_out_at > began:
+                    is_idle = False  # taken by one who was given a turn since
                 looks[connection] = new_look(Look, (is_idle, read_state(sock), clock()))
         if strangers:
             # A close posts before it acts, so that what ended properly is booked by now. The rest lost its socket

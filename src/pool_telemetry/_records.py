@@ -155,7 +155,7 @@ class ConnectionRecord:
 
     A record belongs to one thread between checkout and return, as the connection does: ``reuses`` and the
     times have one writer at any moment and need no lock. Shared fields that another thread may write:
-    ``is_open`` (once, to ``False``) and ``fin_unclaimed`` (which two may delete, and one can).
+    ``is_open`` (once, to ``False``) and ``fin_unclaimed`` (which two may delete, and with a GIL one can).
     """
 
     __slots__ = (
@@ -232,8 +232,9 @@ class ConnectionRecord:
         return None if reference is None else reference()
 
     def idle_ns(self, now: int) -> int | None:
-        """Time since the return, ``None`` where the return was not seen."""
-        return None if self.returned_at is None else now - self.returned_at
+        """Time since the return, ``None`` where the return was not seen, or came after that moment."""
+        since = self.returned_at  # asked for once: its owner may set it meanwhile
+        return None if since is None or since > now else now - since
 
     def age_ns(self, now: int) -> int | None:
         """Time since the connection was opened, ``None`` for an adopted one."""
@@ -323,7 +324,7 @@ class Dropped:
 
     def ended(self, now: int, use: Use) -> Dropped:
         """The same, with its end and the use that found it."""
-        # Not dataclasses.replace(), which sets each field by a call.
+        # Not dataclasses.replace(), which goes through all fields.
         whole = object.__new__(Dropped)
         whole.__dict__.update(self.__dict__, ended_at=now, use=use)
         return whole
@@ -404,7 +405,7 @@ def unmark(host: Any) -> None:
 def record_of(host: Any) -> Any:
     """The record that a pool or a connection bears, ``None`` if it has none."""
     kind: Any = type(host)
-    if kind.__setattr__ is not object.__setattr__:
+    if kind.__setattr__ is not object.__setattr__:  # as _dict_of() asks, too; most need no call
         values = _dict_of(host)
         if values is not None:
             return values.get(MARK)

@@ -103,9 +103,9 @@ class StandIns:
         """Send what this process's providers have not sent yet, or log why that could not be done."""
         if self._provided_in != os.getpid():
             return
-        from . import _export
-
         try:
+            from . import _export
+
             _export.flush()
         except Exception as error:
             let_signals_pass()

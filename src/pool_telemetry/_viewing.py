@@ -52,8 +52,7 @@ def view_book(
         drops=drops,
         opened_connections=reading.opened,
         adopted_connections=reading.adopted,
-        inherited_connections=book.inherited
-        + sum(each.is_used_by_heir() for each in book.connections if each.is_inherited),
+        inherited_connections=book.inherited + sum(each.is_used_by_heir() for each in book.connections),
         closed_connections={reason.value: count for reason, count in reading.closed.items()},
         leaked_connections=reading.leaked,
         pools_created=reading.creations,
@@ -82,7 +81,7 @@ class _Open:
 def _connection(connection: ConnectionRecord, look: Look) -> Connection:
     is_idle, state, at = look
     returned_at, opened_at = connection.returned_at if is_idle else None, connection.opened_at
-    idle_ns = None if returned_at is None else at - returned_at
+    idle_ns = None if returned_at is None or returned_at > at else at - returned_at
     is_waiting = is_idle and state.tcp_state == CLOSE_WAIT
     # Of a frozen dataclass __init__ sets each field by a call: with ten thousand connections, a third of a snapshot.
     view: Any = _Open()

@@ -263,10 +263,10 @@ class Watch:
         except TypeError:  # a strange socket, which cannot be told from its successor
             connection.sock = None
         peer, connection.local_port = _kernel.addresses(sock)
-        pool = connection.pool
-        if peer != pool.peer:
-            pool.peer = peer
-        connection.peer = pool.peer  # one for all that have the same
+        known = connection.pool.peer
+        if peer != known:
+            connection.pool.peer = known = peer
+        connection.peer = known  # one for all that have the same
         connection.tls_version = _kernel.tls_version(sock)
         connection.version = _urllib3.protocol_version(conn)
 
@@ -274,6 +274,7 @@ class Watch:
         # May run inside garbage collection, under any lock: it waits for none, and leaves what it tells in a deque.
         try:
             connection = reference.record
+            connection.conn = None  # the two hold each other
             pool = connection.pool
             if pool.book is None:
                 return

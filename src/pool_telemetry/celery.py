@@ -8,6 +8,10 @@ unless the application has set OpenTelemetry up itself. In a process that only s
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
+from celery.concurrency import get_implementation
 from celery.signals import worker_init, worker_process_init
 
 from ._workers import watch_worker
@@ -19,6 +23,14 @@ def _watch(**_: object) -> None:
     watch_worker()
 
 
-# The worker's own process runs the tasks of the pools threads, gevent, eventlet and solo.
-worker_init.connect(_watch, weak=False)
+def _watch_unless_it_forks(sender: Any, **_: object) -> None:
+    # The worker's own process runs the tasks of the pools threads, gevent, eventlet and solo. That of prefork runs
+    # none, and exporters that it started its children could only inherit broken.
+    pool = get_implementation(sender.pool_cls)
+    prefork = sys.modules.get("celery.concurrency.prefork")  # there by now, if the pool is one
+    if prefork is None or not issubclass(pool, prefork.TaskPool):
+        watch_worker()
+
+
+worker_init.connect(_watch_unless_it_forks, weak=False)
 worker_process_init.connect(_watch, weak=False)

@@ -170,6 +170,23 @@ def test_a_process_that_only_sends_tasks_is_left_alone() -> None:
     assert said == "None\n"
 
 
+@pytest.mark.parametrize(("pool", "is_watched"), [("prefork", False), ("solo", True)])
+def test_the_workers_own_process_is_watched_where_it_runs_the_tasks(pool: str, is_watched: bool) -> None:
+    said = programs.run(
+        f"""
+        from celery import Celery
+        import pool_telemetry.celery
+        from pool_telemetry import _instrument
+
+        Celery("shop", broker="memory://").WorkController(pool="{pool}", concurrency=1)
+        print(_instrument.wanted() is not None)
+        """,
+        OTEL_TRACES_EXPORTER="none",
+        OTEL_METRICS_EXPORTER="none",
+    )
+    assert said == f"{is_watched}\n"
+
+
 def test_an_install_that_said_no_is_not_overruled(receiver: Receiver, server: Server) -> None:
     programs.run(
         f"""

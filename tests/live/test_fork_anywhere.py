@@ -396,10 +396,34 @@ def child_in_which_a_thread_is_started_before_our_hook_runs() -> None:
         assert (found["checkouts"], found["opened"], found["open"], found["pools"]) == (2, 1, 1, 1), found
 
 
-def fork_while_another_thread_reports_first() -> None:
-    """What a report needs is imported then, and a module whose import was under way at the fork is never to be had."""
+def look() -> str:
+    return str(len(pool_telemetry.snapshot().upstreams))
+
+
+def report() -> str:
+    file = io.StringIO()
+    pool_telemetry.report(file)
+    return file.getvalue()
+
+
+def name_finding() -> str:
+    return pool_telemetry.Finding.__name__
+
+
+#: What imports a module when it is first done, the module, and what comes of it.
+FIRSTS: dict[str, tuple[Callable[[], str], str, str]] = {
+    "snapshot": (look, "_viewing", "0"),
+    "report": (report, "_report", "Connection pools of process"),
+    "Finding": (name_finding, "_finding", "Finding"),
+}
+
+
+def fork_while_another_thread_does_it_first(name: str) -> None:
+    """What it needs is imported then, and a module whose import was under way at the fork is never to be had."""
+    act, module, expected = FIRSTS[name]
+    module = f"pool_telemetry.{module}"
     is_dying_shown()
-    assert "pool_telemetry._report" not in sys.modules
+    assert module not in sys.modules
     telemetry = Telemetry()
     telemetry.install()
     is_importing, may_end = threading.Event(), threading.Event()
@@ -409,25 +433,20 @@ def fork_while_another_thread_reports_first() -> None:
         """Stands among the finders of modules."""
 
         def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-            if name == "pool_telemetry._report" and os.getpid() == parent:
+            if name == module and os.getpid() == parent:
                 is_importing.set()
                 # The fork can wait for it, but not so long that the child hangs.
                 while not may_end.is_set() and not is_forking.is_set():
                     time.sleep(0.001)
 
-    def report() -> str:
-        file = io.StringIO()
-        pool_telemetry.report(file)
-        return file.getvalue()
-
     is_forking = threading.Event()
     os.register_at_fork(before=is_forking.set)  # the last to be registered is the first to be called
     sys.meta_path.insert(0, Slow())
-    reporter = threading.Thread(target=report)
+    reporter = threading.Thread(target=act)
     reporter.start()
     assert is_importing.wait(CHILD_SECONDS)
     try:
-        assert "Connection pools of process" in in_child(report)
+        assert expected in in_child(act)
     finally:
         may_end.set()
         reporter.join()
@@ -459,5 +478,6 @@ def test_a_thread_that_is_in_the_child_before_us_does_not_empty_its_books_later(
     run_apart(child_in_which_a_thread_is_started_before_our_hook_runs)
 
 
-def test_a_fork_while_another_thread_makes_its_first_report_leaves_the_child_its_own() -> None:
-    run_apart(fork_while_another_thread_reports_first)
+@pytest.mark.parametrize("name", FIRSTS)
+def test_a_fork_while_another_thread_does_something_first_leaves_the_child_its_own(name: str) -> None:
+    run_apart(fork_while_another_thread_does_it_first, name)

@@ -18,6 +18,7 @@ from urllib3.exceptions import HTTPError
 import pool_telemetry
 from misbehaving import Server
 from pool_telemetry import _instrument, _ledger
+from pool_telemetry._records import ConnectionRecord, PoolRecord
 from tests.live.apart import run_apart
 from tests.support import Telemetry, check_laws
 
@@ -169,6 +170,23 @@ def test_what_dies_with_plain_urllib3_dies_with_us(
         if collects:
             telemetry.collect()
         assert alive_after(watched, server) == plain
+
+
+def test_records_of_what_has_ended_need_no_garbage_collection(telemetry: Telemetry) -> None:
+    telemetry.install(metrics="all", spans="all")
+    with Server() as server:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                with urllib3.HTTPConnectionPool(server.host, server.port) as pool:
+                    pool.request("GET", "/ok")
+            del pool
+            telemetry.collect()
+            records = [each for each in gc.get_objects() if isinstance(each, (ConnectionRecord, PoolRecord))]
+        finally:
+            gc.enable()
+    assert not records
 
 
 def test_the_applications_span_is_not_kept(telemetry: Telemetry) -> None:

@@ -7,6 +7,7 @@ import json
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,7 @@ from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
 
 import pool_telemetry
 from misbehaving import Server
+from pool_telemetry import _turns
 from pool_telemetry._snapshot import Durations, Snapshot, UpstreamSnapshot
 from tests import programs
 from tests.live.wire import CLOCKS_AGREE_WITHIN, PROTOCOLS, before_sending, fin, pooled, rst, wait_for_peer
@@ -407,3 +409,30 @@ def test_an_address_of_ipv6_is_written_as_in_a_url(telemetry: Telemetry) -> None
     with Server(host="::1") as server, manager(server.ca_file) as http:
         http.request("GET", f"{server.url}/ok")
         assert of(server).name == f"http://[::1]:{server.port}"
+
+
+def test_a_connection_that_is_taken_and_returned_in_the_midst_of_a_look_does_not_lie_idle_before_it_is_returned(
+    telemetry: Telemetry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    telemetry.install()
+    number = _turns._TURN + 1
+    with Server() as server, urllib3.HTTPConnectionPool(server.host, server.port, maxsize=number) as pool:
+        for response in [pool.request("GET", "/ok", preload_content=False) for _ in range(number)]:
+            response.drain_conn()
+        turns: list[None] = []
+
+        def others() -> None:
+            """What other threads do in their turn: first they take all, and in the next they bring them back."""
+            turns.append(None)
+            if len(turns) == 1:
+                taken.extend(pool._get_conn() for _ in range(number))
+            while len(turns) == 2 and taken:
+                pool._put_conn(taken.pop())
+
+        taken: list[Any] = []
+        monkeypatch.setattr(_turns, "_let_others_run", others)
+        connections = of(server).connections
+        assert len(turns) > 2
+    assert Counter(each.state for each in connections) == {"idle": number - 1, "active": 1}
+    idle_times = [each.idle_seconds for each in connections if each.idle_seconds is not None]
+    assert not [seconds for seconds in idle_times if seconds < 0]

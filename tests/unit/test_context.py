@@ -109,6 +109,13 @@ def test_a_use_of_which_a_number_would_not_tell_all_is_kept_whole(use: trace.Spa
     assert unpacked(use) is use
 
 
+def test_a_strange_use_harms_nothing() -> None:
+    strange: Any = None
+    again = unpacked(packed(trace.SpanContext(1, 2, is_remote=strange)))
+    assert again is not None
+    assert (again.trace_id, again.span_id, again.is_remote) == (1, 2, False)
+
+
 def test_what_no_link_can_lead_to_is_not_kept() -> None:
     assert packed(None) is packed(trace.INVALID_SPAN_CONTEXT) is None
     assert unpacked(None) is unpacked(SUPPRESSED) is unpacked(trace.INVALID_SPAN_CONTEXT) is None

@@ -391,6 +391,7 @@ def test_importing_the_library_imports_nothing_that_gevent_has_to_patch_first() 
         import sys
         before = set(sys.modules)
         import pool_telemetry
+        pool_telemetry.uninstall(), pool_telemetry.snapshot(), pool_telemetry.flush()
         print(*sorted({name.partition(".")[0] for name in set(sys.modules) - before}))
         """
     )

@@ -163,7 +163,7 @@ def _pushing(exporter: MetricExporter) -> PeriodicExportingMetricReader:
 
 
 def _made_by(make: Any) -> Any:
-    if not (isinstance(make, type) and make.__module__.startswith("opentelemetry.exporter.prometheus")):
+    if not str(getattr(make, "__module__", "")).startswith("opentelemetry.exporter.prometheus"):
         return make()  # of others it is not known whose port was taken
     reader: Any = make.__new__(make)
     try:

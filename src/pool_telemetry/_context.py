@@ -81,10 +81,12 @@ def packed(use: Use) -> Use:
         return use
     if not use.is_valid:
         return None
-    if use.trace_state or use.trace_flags >> _FLAGS_BITS:
+    if use.trace_state or type(use.is_remote) is not bool or not isinstance(use.trace_flags, int):
+        return use
+    if use.trace_flags >> _FLAGS_BITS:
         return use
     ids = use.trace_id << _SPAN_ID_BITS | use.span_id
-    return (ids << _FLAGS_BITS | use.trace_flags) << _REMOTE_BITS | bool(use.is_remote)
+    return (ids << _FLAGS_BITS | use.trace_flags) << _REMOTE_BITS | use.is_remote
 
 
 def unpacked(use: Use) -> SpanContext | None:

@@ -11,9 +11,9 @@ class MissingExporterError(ImportError):
     """An exporter was asked for whose package is not installed."""
 
 
-class PortTakenError(OSError):
-    """Another process has the port that a page of metrics is to be asked for at."""
+class NoPageError(OSError):
+    """A page of metrics cannot be served where it is to be asked for."""
 
 
 #: Of these the words are enough.
-EXPLAINED = (UnsupportedUrllib3Error, MissingExporterError, PortTakenError)
+EXPLAINED = (UnsupportedUrllib3Error, MissingExporterError, NoPageError)

@@ -18,6 +18,7 @@ import functools
 import logging
 import os
 import sys
+import threading
 import uuid
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -37,7 +38,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from ._at_end import is_child_of_multiprocessing
 from ._discretion import quoted
-from ._errors import MissingExporterError, PortTakenError
+from ._errors import MissingExporterError, NoPageError
 from ._settings import STARTED_IN
 
 log = logging.getLogger("pool_telemetry")
@@ -77,16 +78,27 @@ def _shut_down() -> None:
             provider.shutdown()
 
 
+# Threads that are at it. A signal handler on top of one of them would wait for its locks for ever.
+_flushing: set[int] = set()
+
+
 def flush() -> None:
-    """Send what this process's own providers have not sent yet.
+    """Send what this process's own providers have not sent yet; not in the midst of doing so.
 
     Raises:
         Exception: one of them could not; the others have.
     """
-    with contextlib.ExitStack() as each_in_turn:
-        for (process, _), provider in tuple(_made.items()):
-            if process == os.getpid():
-                each_in_turn.callback(provider.force_flush)
+    me = threading.get_ident()
+    if me in _flushing:
+        return
+    try:
+        _flushing.add(me)
+        with contextlib.ExitStack() as each_in_turn:
+            for (process, _), provider in tuple(_made.items()):
+                if process == os.getpid():
+                    each_in_turn.callback(provider.force_flush)
+    finally:
+        _flushing.discard(me)
 
 
 def tracer_provider() -> TracerProvider | None:
@@ -111,7 +123,7 @@ def meter_provider() -> MeterProvider | None:
 
     Raises:
         MissingExporterError: the package of an exporter is not installed.
-        PortTakenError: another process is asked at this one's port.
+        NoPageError: its page cannot be served, as another process has the port.
     """
     key = os.getpid(), "metrics"
     made = [] if key in _made else [_made_by(make) for make in _exporters("metrics")]
@@ -168,17 +180,21 @@ def _made_by(make: Any) -> Any:
     reader: Any = make.__new__(make)
     try:
         reader.__init__()
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        # Prometheus' has entered itself into a registry by now. A page of the application's own that shows this would
-        # log a warning each time that it is asked for.
-        reader.shutdown()
-        port = int(os.environ.get("OTEL_EXPORTER_PROMETHEUS_PORT", "9464"))
-        raise PortTakenError(
-            f"port {port} is taken, perhaps by another process of this program; where they share it, have them send "
-            "(OTEL_METRICS_EXPORTER=otlp), or give each a port of its own (OTEL_EXPORTER_PROMETHEUS_PORT)"
-        ) from None
+    except Exception as error:
+        # It may have entered itself into a registry by now. A page of the application's own that shows this would log a
+        # warning each time that it is asked for.
+        with contextlib.suppress(Exception):
+            reader.shutdown()
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            port = int(os.environ.get("OTEL_EXPORTER_PROMETHEUS_PORT", "9464"))
+            raise NoPageError(
+                f"port {port} is taken, perhaps by another process of this program; where they share it, have them "
+                "send (OTEL_METRICS_EXPORTER=otlp), or give each a port of its own (OTEL_EXPORTER_PROMETHEUS_PORT)"
+            ) from None
+        raise NoPageError(
+            "no page can be served at what OTEL_EXPORTER_PROMETHEUS_HOST and OTEL_EXPORTER_PROMETHEUS_PORT say, a "
+            f"host's name or address and a number: {type(error).__name__}"
+        ) from error
     return reader
 
 

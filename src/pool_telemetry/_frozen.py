@@ -21,5 +21,5 @@ else:
 
 @dataclass_transform(frozen_default=True)
 def frozen(cls: type[T]) -> type[T]:
-    """A dataclass whose fields nobody may set again; not for what the public API gives."""
+    """A dataclass whose fields nobody may set again; not for what is compared, or given by the public API."""
     return dataclass(eq=False, repr=False)(cls)

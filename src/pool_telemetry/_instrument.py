@@ -286,8 +286,10 @@ def flush() -> None:
     At the end of a process that does not end as Python does: by ``os._exit()``, or by a signal that a server sends to
     itself when it has shut down. Whatever else is there, an application's own providers for one, is left alone.
     """
-    if _stand_ins is not None:
-        _stand_ins.flush()
+    if _ledger is not None:  # something was installed, and that has imported this
+        from ._stand_ins import flush_exporters
+
+        flush_exporters()
 
 
 def renew_lock() -> None:

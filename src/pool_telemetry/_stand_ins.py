@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 
 from opentelemetry import metrics, trace
 from opentelemetry.metrics import MeterProvider
@@ -47,6 +48,18 @@ def _lacks_meters(given: MeterProvider | None) -> bool:
     return given is None and is_unset(metrics.get_meter_provider())
 
 
+def flush_exporters() -> None:
+    """Send what this process's own providers have not sent yet, or log why that could not be done."""
+    exporting = sys.modules.get(f"{__package__}._export")  # there if anything was to be exported
+    if exporting is None:
+        return
+    try:
+        exporting.flush()
+    except Exception as error:
+        let_signals_pass()
+        log.warning("what is left has not been sent: %s", told(error))
+
+
 class StandIns:
     """Gives the observer and the emitter the providers that the environment asks for.
 
@@ -84,7 +97,7 @@ class StandIns:
         if self._emitter is not None:
             self._let_stand_in("metrics", self._emitter, _lacks_meters(meter_provider))
         self._provided_in = process
-        before_child_ends(self.flush)
+        before_child_ends(flush_exporters)
 
     def _let_stand_in(self, what: str, user: SpanObserver | MetricsEmitter, is_lacking: bool) -> None:
         try:
@@ -98,18 +111,6 @@ class StandIns:
             let_signals_pass()
             user.let_stand_in(None)
             log.warning("no %s are exported from this process: %s", what, told(error))
-
-    def flush(self) -> None:
-        """Send what this process's providers have not sent yet, or log why that could not be done."""
-        if self._provided_in != os.getpid():
-            return
-        try:
-            from . import _export
-
-            _export.flush()
-        except Exception as error:
-            let_signals_pass()
-            log.warning("what is left has not been sent: %s", told(error))
 
     def withdraw(self) -> None:
         """Let none stand in: those of a parent process are left to the parent."""

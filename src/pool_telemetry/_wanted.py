@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ._discretion import quoted
-from ._frozen import frozen
 from ._settings import ENVIRONMENT_PREFIX, Settings
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _PROVIDERS = {"tracer_provider": "get_tracer", "meter_provider": "get_meter"}
 
 
-@frozen
+@dataclass(frozen=True)
 class Wanted:
     """What ``install()`` is asked for, with the environment as it was then.
 

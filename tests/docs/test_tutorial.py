@@ -16,7 +16,10 @@ from tests.docs.pages import blocks_of
 
 BLOCKS = list(blocks_of(programs.ROOT / "docs" / "tutorial.md"))
 #: What is another figure each time: a time, and what adds up of times.
-TIME = re.compile(r"[\d.,]+ (ns|µs|ms|s|min)\b|\b\d[\d-]+ \d\d:\d\d:\d\d UTC|process \d+|\d+(\.\d+)+")
+TIME = re.compile(
+    r"(?<=\(connect )[\d.,]+(?: [µm]?s)?|[\d.,]+ (ns|µs|ms|s|min)\b"
+    r"|\b\d[\d-]+ \d\d:\d\d:\d\d UTC|process \d+|\d+(\.\d+)+"
+)
 
 
 def file(name: str) -> str:

@@ -285,6 +285,27 @@ def test_a_forked_process_without_a_port_says_so_in_a_line_and_goes_on() -> None
     )
 
 
+@pytest.mark.parametrize(("port", "kind"), [("many", "ValueError"), ("99999", "OverflowError")])
+def test_a_port_that_is_none_is_said_in_a_line_and_leaves_nothing_behind(port: str, kind: str) -> None:
+    program = """
+        import logging, sys
+        import prometheus_client, urllib3, pool_telemetry
+        from misbehaving import Server
+
+        logging.basicConfig(stream=sys.stdout)
+        pool_telemetry.install(export=True)
+        with Server() as server:
+            urllib3.PoolManager().request("GET", server.url + "/ok")
+        prometheus_client.generate_latest()  # a page of the application's own
+        """
+    said = run(program, (), **app.environment(port))
+    assert said == (
+        "WARNING:pool_telemetry:no metrics are exported from this process: no page can be served at what "
+        "OTEL_EXPORTER_PROMETHEUS_HOST and OTEL_EXPORTER_PROMETHEUS_PORT say, a host's name or address and a number: "
+        f"{kind}\n"
+    )
+
+
 def test_the_page_on_cost_says_what_a_real_collection_counts() -> None:
     need_exporter()
     done = subprocess.run(

@@ -85,9 +85,12 @@ PACKED = {
     "sampled out": trace.SpanContext(1, 1, is_remote=True, trace_flags=trace.TraceFlags(0)),
     "largest": trace.SpanContext(LARGEST_TRACE, LARGEST_SPAN, is_remote=True, trace_flags=trace.TraceFlags(255)),
 }
+STRANGE: Any = 1.5
 WHOLE = {
     "with a trace state": trace.SpanContext(1, 2, is_remote=True, trace_state=trace.TraceState([("vendor", "value")])),
     "with strange flags": trace.SpanContext(1, 2, is_remote=True, trace_flags=trace.TraceFlags(256)),
+    "with flags that are none": trace.SpanContext(1, 2, is_remote=True, trace_flags=STRANGE),
+    "of which it is not known whether it is remote": trace.SpanContext(1, 2, is_remote=STRANGE),
 }
 
 
@@ -107,13 +110,6 @@ def test_what_is_kept_of_a_use_weighs_little_and_is_whole_again_when_it_is_unpac
 def test_a_use_of_which_a_number_would_not_tell_all_is_kept_whole(use: trace.SpanContext) -> None:
     assert packed(use) is use
     assert unpacked(use) is use
-
-
-def test_a_strange_use_harms_nothing() -> None:
-    strange: Any = None
-    again = unpacked(packed(trace.SpanContext(1, 2, is_remote=strange)))
-    assert again is not None
-    assert (again.trace_id, again.span_id, again.is_remote) == (1, 2, False)
 
 
 def test_what_no_link_can_lead_to_is_not_kept() -> None:

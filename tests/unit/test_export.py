@@ -102,6 +102,51 @@ assert [point.count for point in points] == [1, 1], points  # the first was stil
     assert told.count('"name": "HTTP connection_setup') == 1
 
 
+def test_flushing_in_a_signal_handler_on_top_of_a_flush_does_not_wait_for_itself() -> None:
+    told = run(
+        REQUEST
+        + """
+import os
+from pool_telemetry import _export
+pool_telemetry.install(export=True)
+use_it()
+provider = _export.tracer_provider()
+force_flush, calls = provider.force_flush, []
+def interrupted(*args):
+    calls.append(None)
+    pool_telemetry.flush()  # as a handler of SIGTERM does, on top of this one
+    return force_flush(*args)
+provider.force_flush = interrupted
+pool_telemetry.flush()
+pool_telemetry.flush()
+assert len(calls) == 2
+sys.stdout.flush()
+os._exit(0)
+""",
+        OTEL_TRACES_EXPORTER="console",
+        OTEL_METRICS_EXPORTER="none",
+    )
+    assert told.count('"name": "HTTP connection_setup') == 1
+
+
+def test_what_was_told_before_uninstalling_is_sent_by_a_flush_after_it() -> None:
+    told = run(
+        REQUEST
+        + """
+import os
+pool_telemetry.install(export=True)
+use_it()
+pool_telemetry.uninstall()
+pool_telemetry.flush()
+sys.stdout.flush()
+os._exit(0)
+""",
+        OTEL_TRACES_EXPORTER="console",
+        OTEL_METRICS_EXPORTER="none",
+    )
+    assert told.count('"name": "HTTP connection_setup') == 1
+
+
 def test_flushing_leaves_an_applications_providers_alone_and_without_export_does_nothing() -> None:
     told = run(
         REQUEST

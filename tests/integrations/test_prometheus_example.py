@@ -168,9 +168,9 @@ def lost(mine: Any, theirs: Any, where: str = "") -> Iterator[str]:
 
 def as_grafana_reads_it(text: dict[str, Any]) -> Any:
     """The dashboard, in and out of Grafana's own types, which know no other fields than theirs."""
-    sdk = pytest.importorskip("grafana_foundation_sdk.models.dashboard")
-    plugins = pytest.importorskip("grafana_foundation_sdk.cog.plugins")
-    encoder = pytest.importorskip("grafana_foundation_sdk.cog.encoder")
+    sdk = pytest.importorskip("grafana_foundation_sdk.models.dashboard", reason="missing: grafana-foundation-sdk")
+    plugins = pytest.importorskip("grafana_foundation_sdk.cog.plugins", reason="missing: grafana-foundation-sdk")
+    encoder = pytest.importorskip("grafana_foundation_sdk.cog.encoder", reason="missing: grafana-foundation-sdk")
     plugins.register_default_plugins()
     return json.loads(encoder.JSONEncoder().encode(sdk.Dashboard.from_json(text)))
 

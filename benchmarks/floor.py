@@ -10,9 +10,8 @@ from collections import deque
 from time import monotonic_ns
 from typing import Any
 
-import wrapt
-
 from pool_telemetry._context import current_use
+from pool_telemetry._patch import Patches
 
 from .variants import SEAMS, Variant
 
@@ -30,7 +29,7 @@ class _Record:
 
 
 class Floor(Variant):
-    """Two wrappers of wrapt's and a plain function, where pool_telemetry has them.
+    """Two proxies of wrapt's and a plain function, where pool_telemetry has them.
 
     Args:
         is_bare: they do nothing at all.
@@ -44,24 +43,27 @@ class Floor(Variant):
         samples: deque[Any] = deque(maxlen=256)
         in_use: set[Any] = set()
 
-        def pass_on(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
-            return wrapped(*args, **kwargs)
+        def make_get_conn(original: Any) -> Any:
+            def bare(pool: Any, timeout: Any = None) -> Any:
+                return original(pool, timeout=timeout)
 
-        def get_conn(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
-            conn = wrapped(*args, **kwargs)
-            try:
-                record = conn._record
-            except AttributeError:
-                record = _Record(conn)
-                object.__setattr__(conn, "_record", record)
-            now = monotonic_ns()
-            use = current_use()
-            record.previously_used, record.last_used = record.last_used, use
-            samples.append((record, now - record.returned_at, use))
-            record.checked_out_at = now
-            record.reuses += 1
-            in_use.add(record)
-            return conn
+            def get_conn(pool: Any, timeout: Any = None) -> Any:
+                conn = original(pool, timeout=timeout)
+                try:
+                    record = conn._record
+                except AttributeError:
+                    record = _Record(conn)
+                    object.__setattr__(conn, "_record", record)
+                now = monotonic_ns()
+                use = current_use()
+                record.previously_used, record.last_used = record.last_used, use
+                samples.append((record, now - record.returned_at, use))
+                record.checked_out_at = now
+                record.reuses += 1
+                in_use.add(record)
+                return conn
+
+            return bare if self._is_bare else get_conn
 
         def make_put_conn(original: Any) -> Any:
             def bare(pool: Any, conn: Any) -> Any:
@@ -76,7 +78,7 @@ class Floor(Variant):
 
             return bare if self._is_bare else put_conn
 
-        for (owner, name), wrapper in {GET_CONN: pass_on if self._is_bare else get_conn, DROPPED: pass_on}.items():
-            setattr(owner, name, wrapt.FunctionWrapper(vars(owner)[name], wrapper))
-        owner, name = PUT_CONN
-        setattr(owner, name, make_put_conn(vars(owner)[name]))
+        patches = Patches()
+        patches.proxy(*GET_CONN, make_get_conn)
+        patches.proxy(*DROPPED, lambda original: lambda conn: original(conn))
+        patches.replace(*PUT_CONN, make_put_conn)

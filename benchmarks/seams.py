@@ -17,7 +17,7 @@ from opentelemetry import metrics, trace
 
 from pool_telemetry._context import current_use
 
-from .variants import SEAMS, Replaced, Row, plain_noop, wrapt_noop
+from .variants import SEAMS, Replaced, Row, plain_noop, proxy_noop, wrapt_noop
 
 Deed = Callable[[Any, Any], Any]
 GET_CONN, DROPPED, PUT_CONN, MAKE_REQUEST = SEAMS
@@ -152,7 +152,7 @@ def seam_rows() -> list[Row]:
     }
     rows = []
     for name, seams in replaced.items():
-        for kind, wrap in {"wrapt": wrapt_noop, "plain": plain_noop}.items():
+        for kind, wrap in {"wrapper": wrapt_noop, "proxy": proxy_noop, "plain": plain_noop}.items():
             rows.append(Row("urllib3", f"{kind}: {name}", lambda wrap=wrap, seams=seams: Replaced(wrap, seams)))  # type: ignore[misc]  # mypy infers no lambda with defaults
     for name, make in deeds.items():
         rows.append(Row("urllib3", f"at checkout, {name}", lambda make=make: AtCheckout(make)))  # type: ignore[misc]  # likewise

@@ -8,7 +8,6 @@ record, which no other thread has at that moment, and makes single atomic calls 
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any
@@ -29,63 +28,68 @@ class CheckoutHooks:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
 
-    def make_get_conn(self) -> Callable[..., Any]:
-        """The wrapper of ``_get_conn``."""
+    def make_get_conn(self, gate: list[bool]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """What makes the function in ``_get_conn``'s place out of the original."""
         # Every free variable of a function is fetched whenever it is called: so only what a clean reuse needs is one.
-        current_use, samples = self._watch.current_use, self._watch.ledger.samples
+        hooks, current_use, samples = self, self._watch.current_use, self._watch.ledger.samples
 
-        def get_conn(wrapped: Any, pool: Any, args: Any, kwargs: Any) -> Any:
-            try:
-                record = pool._pool_telemetry
-                # Some classes answer for any attribute: by what is truthy, or by what another object bears.
-                is_simple = record.simple_class is type(pool)
-            except AttributeError:
-                is_simple = False
-            except Exception:
-                let_signals_pass()
-                is_simple = False
-            if not is_simple:
-                return self._get_with_care(wrapped, pool, args, kwargs)
-            try:
-                conn = wrapped(*args, **kwargs)
-            except BaseException as error:
-                self._no_connection(record, error, None)
-                raise
-            try:
-                connection = conn._pool_telemetry
-                returned_at = connection.returned_at
-                is_clean = connection.is_open is True and returned_at is not None and conn.sock is not None
-            except AttributeError:
-                is_clean = False
-            except Exception:
-                let_signals_pass()
-                is_clean = False
-            if not is_clean:
-                self._checked_out(pool, record, conn, None)
+        def make(original: Callable[..., Any]) -> Callable[..., Any]:
+            def _get_conn(self: Any, timeout: Any = None) -> Any:
+                if not gate:
+                    return original(self, timeout=timeout)
+                try:
+                    record = self._pool_telemetry
+                    # Some classes answer for any attribute: by what is truthy, or by what another object bears.
+                    is_simple = record.simple_class is type(self)
+                except AttributeError:
+                    is_simple = False
+                except Exception:
+                    let_signals_pass()
+                    is_simple = False
+                if not is_simple:
+                    return hooks._get_with_care(original, self, timeout)
+                try:
+                    conn = original(self, timeout=timeout)
+                except BaseException as error:
+                    hooks._no_connection(record, error, None)
+                    raise
+                try:
+                    connection = conn._pool_telemetry
+                    returned_at = connection.returned_at
+                    is_clean = connection.is_open is True and returned_at is not None and conn.sock is not None
+                except AttributeError:
+                    is_clean = False
+                except Exception:
+                    let_signals_pass()
+                    is_clean = False
+                if not is_clean:
+                    hooks._checked_out(self, record, conn, None)
+                    return conn
+                try:
+                    now = monotonic_ns()
+                    use = current_use()
+                    if use is not SUPPRESSED:
+                        connection.previously_used = connection.last_used
+                        connection.last_used = use
+                        samples.append((connection, now - returned_at, use))
+                        if len(samples) >= MOST_SAMPLES:
+                            hooks._watch.flush()
+                    connection.checked_out_at = now
+                    connection.reuses += 1
+                    book = record.book  # Book.take(), without the call
+                    book.out.add(connection)
+                    in_use = len(book.out)
+                    if in_use > book.peak:
+                        book.note_peak(in_use)
+                except Exception:
+                    hooks._watch.fuse.blow()
                 return conn
-            try:
-                now = monotonic_ns()
-                use = current_use()
-                if use is not SUPPRESSED:
-                    connection.previously_used = connection.last_used
-                    connection.last_used = use
-                    samples.append((connection, now - returned_at, use))
-                    if len(samples) >= MOST_SAMPLES:
-                        self._watch.flush()
-                connection.checked_out_at = now
-                connection.reuses += 1
-                book = record.book  # Book.take(), without the call
-                book.out.add(connection)
-                in_use = len(book.out)
-                if in_use > book.peak:
-                    book.note_peak(in_use)
-            except Exception:
-                self._watch.fuse.blow()
-            return conn
 
-        return get_conn
+            return _get_conn
 
-    def _get_with_care(self, wrapped: Any, pool: Any, args: Any, kwargs: Any) -> Any:
+        return make
+
+    def _get_with_care(self, original: Callable[..., Any], pool: Any, timeout: Any) -> Any:
         record = started_at = ticket = None
         waiting: set[object] = set()
         try:
@@ -99,7 +103,7 @@ class CheckoutHooks:
                         waiting.add(ticket)
                 except Exception:
                     self._watch.fuse.blow()
-                conn = wrapped(*args, **kwargs)
+                conn = original(pool, timeout=timeout)
             finally:
                 waiting -= {ticket}  # no call, which an exception of a signal handler could come in
         except BaseException as error:
@@ -203,20 +207,22 @@ class CheckoutHooks:
 
     # Drops
 
-    def make_is_connection_dropped(self) -> Callable[..., Any]:
-        """The wrapper of ``is_connection_dropped``: the one moment at which the dropped socket is still open."""
+    def make_is_connection_dropped(self, gate: list[bool]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """What makes the function in ``is_connection_dropped``'s place: there alone a dropped socket is still open."""
 
-        def is_connection_dropped(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
-            # Without keywords, as urllib3 calls it, Python has no dict to merge and to take apart.
-            is_dropped = wrapped(*args, **kwargs) if kwargs else wrapped(*args)
-            if is_dropped:
-                try:
-                    self._found_dropped(args[0] if args else kwargs["conn"])
-                except Exception:
-                    self._watch.fuse.blow()
-            return is_dropped
+        def make(original: Callable[..., Any]) -> Callable[..., Any]:
+            def is_connection_dropped(conn: Any) -> Any:
+                is_dropped = original(conn)
+                if is_dropped and gate:
+                    try:
+                        self._found_dropped(conn)
+                    except Exception:
+                        self._watch.fuse.blow()
+                return is_dropped
 
-        return is_connection_dropped
+            return is_connection_dropped
+
+        return make
 
     def _found_dropped(self, conn: Any) -> None:
         connection = record_of(conn)
@@ -258,12 +264,11 @@ class CheckoutHooks:
 
     # Return
 
-    def make_put_conn(self, gate: list[bool]) -> Callable[[Any], Any]:
+    def make_put_conn(self, gate: list[bool]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """What makes the function in ``_put_conn``'s place out of the original."""
         hooks = self
 
-        def replace(original: Any) -> Any:
-            @functools.wraps(original)
+        def make(original: Callable[..., Any]) -> Callable[..., Any]:
             def _put_conn(self: Any, conn: Any) -> Any:
                 is_unbooked = False
                 try:
@@ -300,7 +305,7 @@ class CheckoutHooks:
 
             return _put_conn
 
-        return replace
+        return make
 
     def _returned(self, pool: Any, conn: Any, now: int) -> bool:
         """Note a return of what was not known to be open; gives whether it may bear a record that is in no book."""

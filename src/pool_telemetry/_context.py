@@ -41,19 +41,22 @@ def current_use() -> Use:
     It may be invalid: whether it is, is asked where it is made use of.
     """
     context = _get_current()
-    if len(context) == 1 and _SPAN in context:  # a span and nothing else, as it nearly always is: not suppressed
-        try:
-            # What get_span_context() of the SDK's spans and the API's gives, without the call.
-            found = context[_SPAN]._context  # type: ignore[attr-defined]  # of spans of another make it is something else
-            if type(found) is SpanContext:
-                return found
-        except Exception:
-            let_signals_pass()
+    if len(context) == 1:  # a span and nothing else, as it nearly always is: not suppressed
+        # By get(): "in" and "[]" look up a method by its name first, in a subclass of dict, which a Context is.
+        span: Any = context.get(_SPAN)
+        if span is not None:
+            try:
+                # What get_span_context() of the SDK's spans and the API's gives, without the call.
+                found = span._context  # of spans of another make it is something else
+                if type(found) is SpanContext:
+                    return found
+            except Exception:
+                let_signals_pass()
     if (_SUPPRESS in context and context[_SUPPRESS]) or (_SUPPRESS_LEGACY in context and context[_SUPPRESS_LEGACY]):  # noqa: RUF019 - get() is what costs
         return SUPPRESSED
     if _SPAN not in context:
         return None
-    span: Any = context[_SPAN]
+    span = context[_SPAN]
     try:
         # A SpanContext weighs 250 bytes and keeps nothing alive; the span and the Context would.
         span_context = span.get_span_context()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import weakref
 from collections.abc import Callable
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
 import wrapt
 
 #: Called instead of the host's function: ``(wrapped, instance, args, kwargs)``, as wrapt has it.
 Wrapper = Callable[[Any, Any, tuple[Any, ...], dict[str, Any]], Any]
+#: Makes the function that is called instead of the host's, out of that one; a method's takes the object first.
+Make = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class _Patch(NamedTuple):
@@ -48,13 +52,22 @@ class Patches:
         """Put a wrapt wrapper around a function of a class or module, once."""
         # wrapt asks for the truth of whatever it is given, on each call: a list needs no Python call for that.
         gate: Any = self.gate
-        self.replace(owner, name, lambda original: wrapt.FunctionWrapper(original, wrapper, enabled=gate))
+        self._put(owner, name, lambda original: wrapt.FunctionWrapper(original, wrapper, enabled=gate))
 
-    def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-        """Put what ``make(original)`` gives in a function's place, once.
+    def proxy(self, owner: Any, name: str, make: Make) -> None:
+        """Put a proxy of wrapt's in a function's place that calls what ``make`` gives, which has to heed the gate.
 
-        Args:
-            make: gives the replacement, which holds the original as its ``__wrapped__``.
+        It shows all that the original has, as a wrapper does, and is called for a fraction: wrapt makes a bound wrapper
+        for each call of a method, and packs its arguments.
+        """
+        self._put(owner, name, lambda original: proxied(original, _function(owner, original, make)))
+
+    def replace(self, owner: Any, name: str, make: Make) -> None:
+        """Put the function that ``make`` gives in another one's place, which has to heed the gate; costs least."""
+        self._put(owner, name, lambda original: _function(owner, original, make))
+
+    def _put(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+        """Put what ``make`` gives in a function's place, once; it holds the original as its ``__wrapped__``.
 
         Raises:
             TypeError, AttributeError: the owner does not let its attributes be set.
@@ -83,6 +96,33 @@ class Patches:
             owner, ours = patch.owner(), patch.ours()
             if owner is not None and ours is not None:
                 _take_out(owner, patch.name, ours, was_own=patch.was_own)
+
+
+def _function(owner: Any, original: Any, make: Make) -> Callable[..., Any]:
+    call = _binding(original) if isinstance(owner, type) and type(original) is not FunctionType else original
+    return functools.update_wrapper(make(call), original)
+
+
+def _binding(original: Any) -> Callable[..., Any]:
+    """Calls what somebody has put into a class as Python would: wrapt's wrappers are bound, a mock is not."""
+
+    def call(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
+        bind = getattr(type(original), "__get__", None)
+        return (original if bind is None else bind(original, instance, type(instance)))(*args, **kwargs)
+
+    return call
+
+
+def proxied(original: Any, function: Callable[..., Any]) -> Any:
+    """A proxy of wrapt's that shows the original and calls the function, in a class with the object first."""
+
+    class Proxy(wrapt.ObjectProxy):  # type: ignore[type-arg]  # which wrapt 1 does not take
+        __call__ = staticmethod(function)
+
+        def __get__(self, instance: Any, owner: Any = None) -> Any:
+            return self if instance is None else MethodType(function, instance)
+
+    return Proxy(original)
 
 
 def _take_out(owner: Any, name: str, ours: Any, *, was_own: bool) -> None:

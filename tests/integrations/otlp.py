@@ -23,6 +23,7 @@ class Span(NamedTuple):
     parent_id: bytes
     attributes: Attributes
     resource: Attributes
+    start: int  # ns
 
 
 class Point(NamedTuple):
@@ -159,6 +160,7 @@ def _spans(request: ExportTraceServiceRequest) -> Iterator[Span]:
                     span.parent_span_id,
                     _attributes(span.attributes),
                     _attributes(resource.resource.attributes),
+                    span.start_time_unix_nano,
                 )
 
 

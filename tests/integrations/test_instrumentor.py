@@ -21,6 +21,7 @@ import pool_telemetry
 from misbehaving import Server
 from pool_telemetry.instrumentor import PoolTelemetryInstrumentor
 from tests import programs
+from tests.docs.pages import BLOCKS
 from tests.integrations.otlp import Point, Receiver, Span
 from tests.support import Telemetry, check_laws, manager
 
@@ -130,6 +131,17 @@ def test_our_spans_are_children_of_the_client_span_of_the_request(
         "urllib3.pool.checkouts", **{"server.address": "127.0.0.1", "server.port": server.port, "url.scheme": "http"}
     )
     assert checkouts == {"new": 1, "replaced": 1}
+    if client == "requests":
+        (shown,) = (block.text for block in BLOCKS if block.text.startswith("GET "))
+        assert "\n".join(tree(receiver.spans, second)).replace(upstream, "10.0.0.7:8080").split() == shown.split()
+
+
+def tree(spans: list[Span], root: Span, depth: int = 0) -> Iterator[str]:
+    """A span and those below it, in the order of their starts, each indented and with who has made it."""
+    yield f"{'   ' * depth}{root.name:44} {root.scope}"
+    below = [each for each in spans if (each.trace_id, each.parent_id) == (root.trace_id, root.span_id)]
+    for each in sorted(below, key=lambda span: span.start):
+        yield from tree(spans, each, depth + 1)
 
 
 @pytest.mark.parametrize("is_keeping", [True, False])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 import types
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import wrapt
@@ -76,6 +76,31 @@ def marking(mark: str, seen: list[str]) -> Callable[[Any, Any, Any, Any], Any]:
     return wrapper
 
 
+#: Puts a patch in that marks each call: ``(patches, owner, name, mark, seen)``.
+Put = Callable[[Patches, Any, str, str, list[str]], None]
+
+
+@pytest.fixture(params=["wrap", "proxy", "replace"])
+def put(request: pytest.FixtureRequest) -> Put:
+    """Each way to put a patch in: they differ in cost alone."""
+
+    def put_in(patches: Patches, owner: Any, name: str, mark: str, seen: list[str]) -> None:
+        def make(original: Callable[..., Any]) -> Callable[..., Any]:
+            def ours(*args: Any, **kwargs: Any) -> Any:
+                if patches.gate:
+                    seen.append(mark)
+                return original(*args, **kwargs)
+
+            return ours
+
+        if request.param == "wrap":
+            patches.wrap(owner, name, marking(mark, seen))
+        else:
+            getattr(patches, request.param)(owner, name, make)
+
+    return put_in
+
+
 def in_front(mark: str, seen: list[str]) -> Callable[[Any], Any]:
     """What another library may do: a plain closure over what it found."""
 
@@ -89,10 +114,10 @@ def in_front(mark: str, seen: list[str]) -> Callable[[Any], Any]:
     return make
 
 
-def test_an_own_method_is_wrapped_and_comes_back_as_the_same_object() -> None:
+def test_an_own_method_is_wrapped_and_comes_back_as_the_same_object(put: Put) -> None:
     owner, seen, patches = a_class(), list[str](), Patches()
     before = contents(owner)
-    patches.wrap(owner, "own", marking("ours", seen))
+    put(patches, owner, "own", "ours", seen)
     patches.open()
     assert owner().own() == "own"
     assert seen == ["ours"]
@@ -102,11 +127,11 @@ def test_an_own_method_is_wrapped_and_comes_back_as_the_same_object() -> None:
 
 
 @pytest.mark.parametrize("name", ["speak", "kind", "rule"])
-def test_an_inherited_method_is_wrapped_on_the_class_alone_and_leaves_no_attribute(name: str) -> None:
+def test_an_inherited_method_is_wrapped_on_the_class_alone_and_leaves_no_attribute(name: str, put: Put) -> None:
     owner, seen, patches = a_class(), list[str](), Patches()
     before, of_base = contents(owner), contents(Base)
     expected = getattr(owner(), name)()
-    patches.wrap(owner, name, marking("ours", seen))
+    put(patches, owner, name, "ours", seen)
     patches.open()
     assert getattr(owner(), name)() == expected
     assert seen == ["ours"]
@@ -118,10 +143,10 @@ def test_an_inherited_method_is_wrapped_on_the_class_alone_and_leaves_no_attribu
     assert contents(owner) == before
 
 
-def test_a_module_function_is_wrapped_and_comes_back() -> None:
+def test_a_module_function_is_wrapped_and_comes_back(put: Put) -> None:
     module, seen, patches = a_module(), list[str](), Patches()
     original = module.function
-    patches.wrap(module, "function", marking("ours", seen))
+    put(patches, module, "function", "ours", seen)
     patches.open()
     assert module.function(1, two=2) == ("host", (1,), {"two": 2})
     assert seen == ["ours"]
@@ -129,17 +154,18 @@ def test_a_module_function_is_wrapped_and_comes_back() -> None:
     assert module.function is original
 
 
-def test_a_replacement_gets_the_original_and_comes_out() -> None:
+@pytest.mark.parametrize("way", ["proxy", "replace"])
+def test_a_replacement_gets_the_original_and_comes_out(way: str) -> None:
     owner, patches, given = a_class(), Patches(), list[Any]()
     original = vars(owner)["own"]
 
     def make(found: Any) -> Any:
         given.append(found)
-        return functools.wraps(found)(lambda self: f"instead of {found(self)}")
+        return lambda self: f"instead of {found(self)}"
 
-    patches.replace(owner, "own", make)
+    getattr(patches, way)(owner, "own", make)
     assert given == [original]
-    assert owner().own() == "instead of own"
+    assert owner().own() == owner.own(owner()) == "instead of own"
     patches.undo()
     assert vars(owner)["own"] is original
 
@@ -158,11 +184,11 @@ def test_the_wrapper_sees_the_instance_and_the_arguments() -> None:
     assert calls == [(one, ("a",), {}), (one, (), {"word": "a"})]
 
 
-def test_patching_twice_patches_once() -> None:
+def test_patching_twice_patches_once(put: Put) -> None:
     owner, seen, patches = a_class(), list[str](), Patches()
     original = vars(owner)["own"]
-    patches.wrap(owner, "own", marking("first", seen))
-    patches.wrap(owner, "own", marking("second", seen))
+    put(patches, owner, "own", "first", seen)
+    put(patches, owner, "own", "second", seen)
     patches.open()
     owner().own()
     assert seen == ["first"]
@@ -172,13 +198,13 @@ def test_patching_twice_patches_once() -> None:
     assert vars(owner)["own"] is original
 
 
-def test_many_threads_patch_once() -> None:
+def test_many_threads_patch_once(put: Put) -> None:
     owner, seen, patches = a_class(), list[str](), Patches()
     start = threading.Barrier(8)
 
     def patch() -> None:
         start.wait()
-        patches.wrap(owner, "own", marking("ours", seen))
+        put(patches, owner, "own", "ours", seen)
 
     threads = [threading.Thread(target=patch) for _ in range(8)]
     for thread in threads:
@@ -190,14 +216,14 @@ def test_many_threads_patch_once() -> None:
     assert seen == ["ours"]
 
 
-def test_a_class_and_its_base_are_undone_whichever_was_patched_first() -> None:
+def test_a_class_and_its_base_are_undone_whichever_was_patched_first(put: Put) -> None:
     for names in (("speak", "base"), ("base", "speak")):
         base = a_class()
         derived = type("Derived", (base,), {})
         before = contents(base), contents(derived)
         patches, seen = Patches(), list[str]()
         for each in names:
-            patches.wrap(base if each == "base" else derived, "own", marking(each, seen))
+            put(patches, base if each == "base" else derived, "own", each, seen)
         patches.open()
         derived().own()
         assert set(seen) >= {"speak"}
@@ -205,9 +231,9 @@ def test_a_class_and_its_base_are_undone_whichever_was_patched_first() -> None:
         assert (contents(base), contents(derived)) == before
 
 
-def test_nothing_acts_before_it_is_opened_nor_after_it_is_shut() -> None:
+def test_nothing_acts_before_it_is_opened_nor_after_it_is_shut(put: Put) -> None:
     owner, seen, patches = a_class(), list[str](), Patches()
-    patches.wrap(owner, "own", marking("ours", seen))
+    put(patches, owner, "own", "ours", seen)
     one = owner()
     bound = one.own
     assert one.own() == bound() == "own"
@@ -220,9 +246,9 @@ def test_nothing_acts_before_it_is_opened_nor_after_it_is_shut() -> None:
     assert seen == ["ours", "ours"]
 
 
-def test_what_was_bound_earlier_is_silent_after_undo() -> None:
+def test_what_was_bound_earlier_is_silent_after_undo(put: Put) -> None:
     owner, seen, patches = a_class(), list[str](), Patches()
-    patches.wrap(owner, "own", marking("ours", seen))
+    put(patches, owner, "own", "ours", seen)
     patches.open()
     bound = owner().own
     patches.undo()
@@ -230,21 +256,21 @@ def test_what_was_bound_earlier_is_silent_after_undo() -> None:
     assert seen == []
 
 
-def test_a_patch_that_comes_after_undo_is_not_put_in() -> None:
+def test_a_patch_that_comes_after_undo_is_not_put_in(put: Put) -> None:
     # A hook that was under way when everything was taken out may meet a class only now.
     owner, patches = a_class(), Patches()
     before = contents(owner)
     patches.open()
     patches.undo()
-    patches.wrap(owner, "own", marking("ours", []))
+    put(patches, owner, "own", "ours", [])
     assert contents(owner) == before
 
 
-def test_a_function_that_is_missing_is_an_error_and_changes_nothing() -> None:
+def test_a_function_that_is_missing_is_an_error_and_changes_nothing(put: Put) -> None:
     owner, patches = a_class(), Patches()
     before = contents(owner)
     with pytest.raises(AttributeError):
-        patches.wrap(owner, "not_there", marking("ours", []))
+        put(patches, owner, "not_there", "ours", [])
     patches.undo()
     assert contents(owner) == before
 
@@ -253,10 +279,10 @@ def test_a_function_that_is_missing_is_an_error_and_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", ["own", "speak"])
-def test_ours_is_taken_out_from_under_somebodys_wrapt_wrapper(name: str) -> None:
+def test_ours_is_taken_out_from_under_somebodys_wrapt_wrapper(name: str, put: Put) -> None:
     owner, seen, patches = a_class(), list[str](), Patches()
     original = getattr(owner, name)
-    patches.wrap(owner, name, marking("ours", seen))
+    put(patches, owner, name, "ours", seen)
     patches.open()
     wrapt.wrap_function_wrapper(owner, name, marking("theirs", seen))
     getattr(owner(), name)()
@@ -268,11 +294,11 @@ def test_ours_is_taken_out_from_under_somebodys_wrapt_wrapper(name: str) -> None
     assert theirs.__wrapped__ is original
 
 
-def test_ours_is_taken_out_from_the_middle_of_a_chain() -> None:
+def test_ours_is_taken_out_from_the_middle_of_a_chain(put: Put) -> None:
     owner, seen, patches = a_class(), list[str](), Patches()
     wrapt.wrap_function_wrapper(owner, "own", marking("below", seen))
     below = vars(owner)["own"]
-    patches.wrap(owner, "own", marking("ours", seen))
+    put(patches, owner, "own", "ours", seen)
     patches.open()
     for mark in ("above", "top"):
         wrapt.wrap_function_wrapper(owner, "own", marking(mark, seen))
@@ -286,23 +312,47 @@ def test_ours_is_taken_out_from_the_middle_of_a_chain() -> None:
     assert top.__wrapped__.__wrapped__ is below
 
 
-def test_a_plain_replacement_is_taken_out_from_under_somebodys_wrapt_wrapper() -> None:
-    owner, seen, patches = a_class(), list[str](), Patches()
-    original = vars(owner)["own"]
-    patches.replace(owner, "own", lambda found: functools.wraps(found)(in_front("ours", seen)(found)))
-    wrapt.wrap_function_wrapper(owner, "own", marking("theirs", seen))
-    patches.undo()
-    assert owner().own() == "own"
-    assert seen == ["theirs"]
-    theirs: Any = vars(owner)["own"]
-    assert theirs.__wrapped__ is original
+def test_what_lies_below_ours_is_bound_as_it_would_be_alone(put: Put) -> None:
+    class Owner:
+        def wrapped(self, word: str = "") -> str:
+            return f"wrapped {word}"
+
+        mocked = mock.Mock(return_value="mocked")  # binds nothing
+
+        @classmethod
+        def of_class(cls, word: str = "") -> str:
+            return f"{cls.__name__} {word}"
+
+        @staticmethod
+        def static(word: str = "") -> str:
+            return f"static {word}"
+
+    bound: list[Any] = []
+
+    def theirs(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        bound.append((instance, args, kwargs))
+        return wrapped(*args, **kwargs)
+
+    wrapt.wrap_function_wrapper(Owner, "wrapped", theirs)
+    seen, patches = list[str](), Patches()
+    for name in ("wrapped", "mocked", "of_class", "static"):
+        put(patches, Owner, name, name, seen)
+    patches.open()
+    one = Owner()
+    assert one.wrapped("a") == "wrapped a"
+    assert bound == [(one, ("a",), {})]
+    assert one.mocked("a", word="b") == "mocked"
+    assert vars(Owner)["mocked"].__wrapped__.mock_calls == [mock.call("a", word="b")]
+    assert one.of_class("a") == "Owner a"
+    assert one.static(word="a") == "static a"
+    assert seen == ["wrapped", "mocked", "of_class", "static"]
 
 
-def test_ours_on_top_of_somebodys_comes_off_to_theirs() -> None:
+def test_ours_on_top_of_somebodys_comes_off_to_theirs(put: Put) -> None:
     owner, seen, patches = a_class(), list[str](), Patches()
     owner.own = in_front("theirs", seen)(vars(owner)["own"])
     theirs = vars(owner)["own"]
-    patches.wrap(owner, "own", marking("ours", seen))
+    put(patches, owner, "own", "ours", seen)
     patches.open()
     owner().own()
     assert seen == ["ours", "theirs"]
@@ -310,9 +360,9 @@ def test_ours_on_top_of_somebodys_comes_off_to_theirs() -> None:
     assert vars(owner)["own"] is theirs
 
 
-def test_under_somebodys_closure_ours_stays_and_is_silent() -> None:
+def test_under_somebodys_closure_ours_stays_and_is_silent(put: Put) -> None:
     owner, seen, patches = a_class(), list[str](), Patches()
-    patches.wrap(owner, "own", marking("ours", seen))
+    put(patches, owner, "own", "ours", seen)
     patches.open()
     ours = vars(owner)["own"]
     owner.own = in_front("theirs", seen)(ours)
@@ -325,16 +375,16 @@ def test_under_somebodys_closure_ours_stays_and_is_silent() -> None:
     assert seen == ["theirs"]
 
 
-def test_a_silent_leftover_can_be_patched_over_again() -> None:
+def test_a_silent_leftover_can_be_patched_over_again(put: Put) -> None:
     owner, seen = a_class(), list[str]()
     first = Patches()
-    first.wrap(owner, "own", marking("first", seen))
+    put(first, owner, "own", "first", seen)
     first.open()
     leftover = vars(owner)["own"]
     owner.own = in_front("theirs", seen)(leftover)
     first.undo()
     second = Patches()
-    second.wrap(owner, "own", marking("second", seen))
+    put(second, owner, "own", "second", seen)
     second.open()
     owner().own()
     assert seen == ["second", "theirs"]
@@ -345,10 +395,10 @@ def test_a_silent_leftover_can_be_patched_over_again() -> None:
 
 
 @pytest.mark.parametrize("what_they_did", ["put the original back", "put something else in", "deleted it"])
-def test_what_somebody_else_has_taken_out_is_left_as_they_left_it(what_they_did: str) -> None:
+def test_what_somebody_else_has_taken_out_is_left_as_they_left_it(what_they_did: str, put: Put) -> None:
     owner, patches = a_class(), Patches()
     original = vars(owner)["own"]
-    patches.wrap(owner, "own", marking("ours", []))
+    put(patches, owner, "own", "ours", [])
     if what_they_did == "put the original back":
         owner.own = original
     elif what_they_did == "put something else in":

@@ -12,6 +12,7 @@ from pool_telemetry._report import MOST_UPSTREAMS, render
 from pool_telemetry._run import RUN_SCHEMA, Run, read
 from pool_telemetry._run_report import MOST_PROCESSES, render_run
 from pool_telemetry._snapshot import Snapshot, UpstreamSnapshot
+from tests.docs.pages import BLOCKS
 from tests.unit.test_report import DROPS_AT_5_S, ESCAPE, REUSED, snapshot, upstream
 
 PROGRAM = 4711
@@ -64,6 +65,15 @@ def test_of_several_each_is_told_of_apart_the_programs_own_first_and_then_the_wo
     heads = [line.split()[1].rstrip(",") for line in lines if line.startswith("Process ")]
     assert heads == ["4711", "4709", "4800"]
     assert not any("Nothing to worry about" in line for line in lines)
+
+
+def test_the_page_on_running_without_code_shows_what_is_printed() -> None:
+    (shown,) = (block.text for block in BLOCKS if block.text.startswith("Connection pools of 2 processes:"))
+    first, _, rest = shown.partition("  …\n")
+    printed = "\n".join(page(run(process(4712, DROPS_AT_5_S), process(4713, REUSED), silent=1))) + "\n"
+    assert printed.startswith(first)
+    assert rest
+    assert printed.endswith(rest)
 
 
 def test_what_to_do_is_said_once() -> None:

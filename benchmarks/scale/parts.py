@@ -34,7 +34,7 @@ class Extent(NamedTuple):
         return self.counts_instructions and why_not() is None
 
 
-FULL = Extent(5, 6, (10, 100, 1_000, 10_000), 5_000, 100_000, 10_000_000, 10.0, True)
+FULL = Extent(5, 6, (10, 100, 1_000, 10_000), 15_000, 100_000, 10_000_000, 10.0, True)
 SHORT = Extent(2, 2, (10, 1_000, 5_000), 500, 1_000, 100_000, 3.0, True)
 
 

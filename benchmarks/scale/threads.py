@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,8 @@ from .parts import CPU, Extent, Found, Progress, Verdict, micro, serving, table
 
 WORKER = "benchmarks.scale.workers.threads"
 POOLS, THREADS = ("one", "many"), (1, 4, 16)
+#: Where the threads may run. On all, Python's own lock goes from one to another, which whatever they do pays for.
+PROCESSORS = ("one", "all")
 #: So many make a block, by all threads together.
 DEEDS = {"requests": 960, "checkouts": 9_600}
 FEW = 160
@@ -26,15 +29,16 @@ class Case(NamedTuple):
     """Threads that do the same at once."""
 
     kind: str
+    processors: str
     pools: str
     threads: int
 
     def command(self, deeds: int) -> str:
         """What the worker is told."""
-        return f"{self.pools} {self.threads} {self.kind} {deeds // self.threads}"
+        return f"{self.pools} {self.threads} {self.kind} {deeds // self.threads} {self.processors}"
 
 
-CASES = [Case(kind, pools, threads) for kind in DEEDS for pools in POOLS for threads in THREADS]
+CASES = [Case(*case) for case in itertools.product(DEEDS, PROCESSORS, POOLS, THREADS)]
 
 
 def measure(extent: Extent, progress: Progress) -> Found:
@@ -74,14 +78,16 @@ def _generation(
                     without, with_it = off.ask(command), on.ask(command)
                 pairs[case].append((without[CPU], with_it[CPU]))
         for case in CASES:
-            if case.kind == "checkouts":
+            if case.kind == "checkouts" and case.processors == "all":
                 asked = on.ask(f"locks {case.pools} {case.threads} {2 * DEEDS[case.kind] // case.threads}")
                 locks[case] = max(locks.get(case, 0), asked["asked_of_thousand"])
 
 
 def _count(port: str, progress: Progress) -> dict[Case, tuple[float, float]]:
     """Instructions of a checkout and return, bare and added."""
-    cases = [case for case in CASES if case.kind == "checkouts" and case.threads in (1, 16)]
+    cases = [
+        case for case in CASES if case.kind == "checkouts" and case.processors == "all" and case.threads in (1, 16)
+    ]
     more = DEEDS["checkouts"] // 3
 
     def one(job: tuple[Case, str, int]) -> int:
@@ -109,15 +115,19 @@ def _found(
     for case, figure in added.items():
         single = case._replace(threads=1)
         bare = Figure.of([without for without, _ in pairs[case]])
+        bare_of_single = Figure.of([without for without, _ in pairs[single]])
         times = figure.median / added[single].median
+        of_bare = figure.median / bare.median
         without, more = counts.get(case, (None, None))
         rows.append(
             (
                 case.kind,
+                case.processors,
                 case.pools,
                 str(case.threads),
                 f"{bare.median / 1000:,.1f}",
                 micro(figure),
+                f"{of_bare:.2f}",
                 f"{times:.2f}",
                 f"{without:,.0f}" if without is not None else "",
                 f"{more:,.0f}" if more is not None else "",
@@ -128,7 +138,11 @@ def _found(
         data["times"].append({**case._asdict(), "bare": bare._asdict(), "added": figure._asdict()})
         if case.threads == 16:
             name = f"{case.kind} by 16 threads on {case.pools}, of those by one"
-            verdicts.append(Verdict(f"{name}, time added", times, MOST))
+            if case.processors == "one":
+                verdicts.append(Verdict(f"{name}, time added", times, MOST))
+            else:
+                as_part = of_bare / (added[single].median / bare_of_single.median)
+                verdicts.append(Verdict(f"{name}, all processors, time added as a part of the bare one", as_part, MOST))
             if more is not None:
                 verdicts.append(Verdict(f"{name}, instructions added", more / counts[single][1], MOST, 1.5))
     for case, (without, more) in counts.items():
@@ -141,14 +155,16 @@ def _found(
         )
     heads = (
         "",
+        "processors",
         "pools",
         "threads",
         "bare µs",
         "added µs (quartiles)",
+        "of bare",
         "of one thread",
         "bare instructions",
         "added",
         "of one thread",
         "locks in 1,000",
     )
-    return Found(table(heads, rows, 2), verdicts, data)
+    return Found(table(heads, rows, 3), verdicts, data)

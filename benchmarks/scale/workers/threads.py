@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -48,15 +49,16 @@ class Bench:
             for pool in pools:
                 _fill(pool, MOST_THREADS // len(pools))
 
-    def block(self, pools: str, threads: str, kind: str, each: str) -> dict[str, float]:
-        """CPU and wall time of one deed, of which each thread does so many."""
+    def block(self, pools: str, threads: str, kind: str, each: str, processors: str) -> dict[str, float]:
+        """CPU and wall time of one deed, of which each thread does so many, on one processor or on all."""
         gc.collect()
         before = self._told()
-        took = self._run(pools, int(threads), DEEDS[kind], int(each))
+        with _running_on(processors):
+            took = self._run(pools, int(threads), DEEDS[kind], int(each))
         check(kind, self._told() - before, int(threads) * int(each) * self._is_on)
         return took
 
-    def make(self, pools: str, threads: str, kind: str, each: str) -> None:
+    def make(self, pools: str, threads: str, kind: str, each: str, _: str) -> None:
         """The same, and no more."""
         self._run(pools, int(threads), DEEDS[kind], int(each))
 
@@ -111,6 +113,17 @@ class Bench:
         if failed or any(worker.is_alive() for worker in workers):
             raise MiscountError(f"not all threads came to their end: {failed}")
         return took
+
+
+@contextmanager
+def _running_on(processors: str) -> Iterator[None]:
+    """Threads that are started meanwhile run on one processor, or wherever they may."""
+    all_processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(all_processors)} if processors == "one" else all_processors)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, all_processors)
 
 
 def _fill(pool: HTTPConnectionPool, connections: int) -> None:

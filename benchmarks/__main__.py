@@ -10,8 +10,8 @@ from pathlib import Path
 from . import instructions
 from .measure import compare
 from .report import as_json, instructions_table, judged, machine, show, times_table
+from .rows import DEFAULT, INCUMBENT, METRICS, NOOP, RECORDED, rows
 from .seams import seam_rows
-from .variants import DEFAULT, INCUMBENT, METRICS, NOOP, RECORDED, rows
 
 ROUNDS = 8  # pairs of blocks in each generation
 SHORT = (NOOP, METRICS, DEFAULT, RECORDED, INCUMBENT)
@@ -39,6 +39,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="fail where a limit is passed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     options = parser.parse_args()
+    if options.generations is not None and options.generations < 2:
+        parser.error("quartiles need two generations or more")
 
     wanted = rows() if options.what == "peers" else seam_rows()
     if options.short:

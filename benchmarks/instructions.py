@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from .measure import Worker, server
 from .process import Process
-from .variants import Row
+from .rows import Row
 
 #: Of a run with so many requests and one with a whole block more the difference is taken: start-up does not count.
 FEW = 40

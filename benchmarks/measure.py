@@ -11,7 +11,7 @@ from statistics import median, quantiles
 from typing import NamedTuple
 
 from .process import ROOT, Process
-from .variants import Row
+from .rows import Row
 
 CLOCKS = ("cpu", "wall")
 

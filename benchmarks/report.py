@@ -9,7 +9,7 @@ from typing import Any
 
 from .instructions import Instructions
 from .measure import Result
-from .variants import DEFAULT, INCUMBENT, METRICS, NOOP, RECORDED, Row
+from .rows import DEFAULT, INCUMBENT, METRICS, NOOP, RECORDED, Row
 
 PACKAGES = (
     "urllib3",

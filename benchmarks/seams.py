@@ -17,7 +17,8 @@ from opentelemetry import metrics, trace
 
 from pool_telemetry._context import current_use
 
-from .variants import SEAMS, Replaced, Row, plain_noop, proxy_noop, wrapt_noop
+from .rows import Row
+from .variants import SEAMS, Replaced, plain_noop, proxy_noop, wrapt_noop
 
 Deed = Callable[[Any, Any], Any]
 GET_CONN, DROPPED, PUT_CONN, MAKE_REQUEST = SEAMS

@@ -14,12 +14,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import urllib3
 from opentelemetry import trace
 
+from .rows import Row, rows
 from .seams import seam_rows
-from .variants import Row, client_of, rows
 
 #: Before anything is measured: what is made or imported at first, and what Python adapts to.
 WARM_UP = 500
@@ -67,6 +69,19 @@ class Bench:
         if before is not None and after is not None and after - before != requests + 1:
             raise MiscountError(f"{after - before} of {requests + 1} requests were told of")
         return {"cpu": cpu / requests, "wall": wall / requests}
+
+
+@contextmanager
+def client_of(name: str) -> Iterator[Callable[[str], object]]:
+    """What makes a GET request, by the client's name: ``urllib3`` or ``requests``."""
+    if name == "urllib3":
+        with urllib3.PoolManager() as manager:
+            yield lambda url: manager.request("GET", url)
+    else:
+        import requests
+
+        with requests.Session() as session:
+            yield session.get
 
 
 def find_row(client: str, name: str) -> Row:

@@ -23,12 +23,11 @@ HEADS = (
     "sockets",
     "pools",
     "bare ns each",
-    *(
-        f"{way}{head}"
-        for way in OURS
-        for head in (" µs (quartiles)", ", of bare", ", beyond the fixed part", ", faster than psutil")
-    ),
-    "collection, faster than psutil of all processes",
+    "µs (quartiles)",
+    "of bare",
+    "beyond the fixed part",
+    "faster than psutil",
+    "than psutil of all processes",
 )
 
 
@@ -76,16 +75,18 @@ def _rounds(worker: Process, case: Case, rounds: int, dice: random.Random) -> li
 
 def _found(blocks: dict[Case, list[dict[str, float]]], meanwhile: list[dict[str, Any]]) -> Found:
     took = {case: {way: Figure.of([each[way] for each in of]) for way in of[0]} for case, of in blocks.items()}
-    (empty, *cases), verdicts, rows = list(took), [], []
+    (empty, *cases), verdicts = list(took), []
+    rows: dict[str, list[tuple[str, ...]]] = {way: [] for way in OURS}
     for case in cases:
         of = blocks[case]
         bare = took[case][BARE].median
-        row = [f"{case.sockets:,}", str(case.pools), f"{bare / case.sockets:,.0f}"]
+        case_and_bare = f"{case.sockets:,}", str(case.pools), f"{bare / case.sockets:,.0f}"
         for way in OURS:
             share = Figure.of([each[way] / each[BARE] for each in of])
             beyond = (took[case][way].median - took[empty][way].median) / bare
-            faster = took[case][PSUTIL].median / took[case][way].median
-            row += [micro(took[case][way]), ratio(share), f"{beyond:.2f}", f"{faster:.1f}"]
+            faster, than_all = (took[case][each].median / took[case][way].median for each in (PSUTIL, PSUTIL_ALL))
+            ratios = ratio(share), f"{beyond:.2f}", f"{faster:.1f}", f"{than_all:.1f}"
+            rows[way].append((*case_and_bare, micro(took[case][way]), *ratios))
             name = f"{way} of {case.sockets:,} sockets in {case.pools} pools"
             # The limits leave room for Pythons that are slower than the newest.
             verdicts.append(Verdict(f"{name}, of a bare loop", share.median, MOST_BARE))
@@ -95,8 +96,6 @@ def _found(blocks: dict[Case, list[dict[str, float]]], meanwhile: list[dict[str,
                     Verdict(f"{name}, beyond what it takes of none, of a bare loop", beyond, MOST_BARE, limit)
                 )
                 verdicts.append(Verdict(f"{name}, of psutil's net_connections", 1 / faster, 1 / LEAST_OF_PSUTIL))
-        everybody = took[case][PSUTIL_ALL].median / took[case]["collection"].median
-        rows.append((*row, f"{everybody:.1f}"))
     singles = [case for case in cases if case.pools == 1 and case.sockets >= 1_000]
     for way in OURS:
         few, many = (
@@ -106,7 +105,7 @@ def _found(blocks: dict[Case, list[dict[str, float]]], meanwhile: list[dict[str,
         verdicts.append(Verdict(name, many / few, MOST_BEND))
     text = "\n\n".join(
         (
-            table(HEADS, rows, 0),
+            *(f"A {way}:\n\n{table(HEADS, rows[way], 0)}" for way in OURS),
             f"Without any socket: {', '.join(f'{way} {micro(took[empty][way])} µs' for way in OURS)}.",
             _table_meanwhile(meanwhile, verdicts),
         )

@@ -110,7 +110,7 @@ def _found(
     pairs: dict[Case, list[tuple[float, float]]], locks: dict[Case, float], counts: dict[Case, tuple[float, float]]
 ) -> Found:
     added = {case: Figure.of([with_it - without for without, with_it in of]) for case, of in pairs.items()}
-    rows, verdicts = [], []
+    rows, counted, verdicts = [], [], []
     data: dict[str, Any] = {"times": [], "instructions": [], "locks": []}
     for case, figure in added.items():
         single = case._replace(threads=1)
@@ -129,12 +129,19 @@ def _found(
                 micro(figure),
                 f"{of_bare:.2f}",
                 f"{times:.2f}",
-                f"{without:,.0f}" if without is not None else "",
-                f"{more:,.0f}" if more is not None else "",
-                f"{more / counts[single][1]:.2f}" if more is not None else "",
-                f"{locks[case]:.2f}" if case in locks else "",
             )
         )
+        if case in locks:
+            counted.append(
+                (
+                    case.pools,
+                    str(case.threads),
+                    f"{without:,.0f}" if without is not None else "",
+                    f"{more:,.0f}" if more is not None else "",
+                    f"{more / counts[single][1]:.2f}" if more is not None else "",
+                    f"{locks[case]:.2f}",
+                )
+            )
         data["times"].append({**case._asdict(), "bare": bare._asdict(), "added": figure._asdict()})
         if case.threads == 16:
             name = f"{case.kind} by 16 threads on {case.pools}, of those by one"
@@ -162,9 +169,7 @@ def _found(
         "added µs (quartiles)",
         "of bare",
         "of one thread",
-        "bare instructions",
-        "added",
-        "of one thread",
-        "locks in 1,000",
     )
-    return Found(table(heads, rows, 3), verdicts, data)
+    heads_of_counted = "pools", "threads", "bare instructions", "added", "of one thread", "locks in 1,000"
+    text = f"{table(heads, rows, 3)}\n\nOf a checkout and return:\n\n{table(heads_of_counted, counted, 1)}"
+    return Found(text, verdicts, data)

@@ -138,6 +138,16 @@ def test_a_mock_with_the_specification_of_what_is_hooked_asks_for_the_same(
     assert specified() == before
 
 
+def test_a_pool_that_is_a_mock_is_no_fault(telemetry: Telemetry) -> None:
+    pool = mock.Mock(spec=HTTPConnectionPool("mocked"))
+    pool.pool.get.return_value = None
+    telemetry.install()
+    HTTPConnectionPool._get_conn(pool, timeout=1)
+    HTTPConnectionPool._put_conn(pool, mock.Mock(spec=HTTPConnection))
+    pool.pool.get.assert_called_once()
+    pool.pool.put.assert_called_once()
+
+
 def spy_on(owner: Any, name: str) -> Any:
     """mock.patch with something that counts the calls and calls the function that was there."""
     found = getattr(owner, name)

@@ -52,7 +52,12 @@ class Patches:
         """Put a wrapt wrapper around a function of a class or module, once."""
         # wrapt asks for the truth of whatever it is given, on each call: a list needs no Python call for that.
         gate: Any = self.gate
-        self._put(owner, name, lambda original: wrapt.FunctionWrapper(original, wrapper, enabled=gate))
+
+        def make(original: Any) -> Any:
+            kind = wrapt.FunctionWrapper if hasattr(type(original), "__get__") else _Unbound
+            return kind(original, wrapper, enabled=gate)
+
+        self._put(owner, name, make)
 
     def proxy(self, owner: Any, name: str, make: Make) -> None:
         """Put a proxy of wrapt's in a function's place that calls what ``make`` gives, which has to heed the gate.
@@ -98,6 +103,13 @@ class Patches:
                 _take_out(owner, patch.name, ours, was_own=patch.was_own)
 
 
+class _Unbound(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # which wrapt 1 does not take
+    """Around what does not bind, as a mock does not: wrapt 1 asks it to, and raises."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self
+
+
 def _in_place_of(original: Any, make: Make, show: Callable[[Any, Callable[..., Any]], Any]) -> Any:
     function = make(original)
     if type(original) is FunctionType and _parameters(original) == _parameters(function):
@@ -117,7 +129,7 @@ def _parameters(function: Any) -> tuple[object, ...]:
 def proxied(original: Any, function: Callable[..., Any]) -> Any:
     """A proxy of wrapt's that shows the original and calls the function, in a class with the object first."""
 
-    class Proxy(wrapt.ObjectProxy):  # type: ignore[type-arg]  # which wrapt 1 does not take
+    class Proxy(wrapt.ObjectProxy):  # type: ignore[type-arg]  # as above
         __call__ = staticmethod(function)
 
         def __get__(self, instance: Any, owner: Any = None) -> Any:

@@ -179,9 +179,10 @@ def test_a_mock_with_the_specification_of_what_is_hooked_asks_for_the_same(
     assert specified() == before
 
 
-@pytest.mark.parametrize("name", ["_get_conn", "_put_conn"])
+@pytest.mark.parametrize("name", ["_get_conn", "_put_conn", "connect", "close", "increment"])
 def test_a_mock_that_was_there_first_is_called_as_it_would_be_alone(name: str, telemetry: Telemetry) -> None:
-    one = HTTPConnectionPool("mocked")
+    objects = {"connect": HTTPConnection("mocked"), "close": HTTPConnection("mocked"), "increment": Retry()}
+    one = objects.get(name) or HTTPConnectionPool("mocked")
     with mock.patch.object(type(one), name, return_value="mocked") as double:
         telemetry.install()
         assert getattr(one, name)("a") == "mocked"

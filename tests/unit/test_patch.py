@@ -423,6 +423,16 @@ def test_below_ours_theirs_can_be_exchanged_as_in_a_wrapper_of_wrapts(put: Put) 
     assert vars(owner)["own"] is original
 
 
+def test_a_mock_below_ours_is_called_as_it_would_be_alone(put: Put) -> None:
+    owner = type("Owner", (), {"method": mock.Mock(return_value="mocked")})
+    double, seen, patches = vars(owner)["method"], list[str](), Patches()
+    put(patches, owner, "method", "ours", seen)
+    patches.open()
+    assert owner().method("a", word="b") == "mocked"
+    assert double.mock_calls == [mock.call("a", word="b")]
+    assert seen == ["ours"]
+
+
 def test_ours_on_top_of_somebodys_comes_off_to_theirs(put: Put) -> None:
     owner, seen, patches = a_class(), list[str](), Patches()
     owner.own = in_front("theirs", seen)(vars(owner)["own"])

@@ -146,7 +146,7 @@ def test_a_urllib3_whose_functions_take_more_is_given_it_and_watched(telemetry: 
             return super()._get_conn(timeout, to_come="get")  # type: ignore[call-arg]  # it is to come
 
         def _put_conn(self, conn: Any) -> None:
-            super()._put_conn(conn, to_come="put")  # type: ignore[call-arg]  # likewise
+            super()._put_conn(conn, to_come="put")  # type: ignore[call-arg]  # it is to come as well
 
     with taking_more("_get_conn"), taking_more("_put_conn"):
         telemetry.install()

@@ -40,15 +40,17 @@ class Floor(Variant):
         self._is_bare = is_bare
 
     def turn_on(self) -> None:
+        is_bare = self._is_bare
         samples: deque[Any] = deque(maxlen=256)
         in_use: set[Any] = set()
 
+        # Of the very parameters of what they replace, or they are called by a detour.
         def make_get_conn(original: Any) -> Any:
-            def bare(pool: Any, timeout: Any = None) -> Any:
-                return original(pool, timeout=timeout)
+            def bare(self: Any, timeout: Any = None) -> Any:
+                return original(self, timeout=timeout)
 
-            def get_conn(pool: Any, timeout: Any = None) -> Any:
-                conn = original(pool, timeout=timeout)
+            def get_conn(self: Any, timeout: Any = None) -> Any:
+                conn = original(self, timeout=timeout)
                 try:
                     record = conn._record
                 except AttributeError:
@@ -63,20 +65,20 @@ class Floor(Variant):
                 in_use.add(record)
                 return conn
 
-            return bare if self._is_bare else get_conn
+            return bare if is_bare else get_conn
 
         def make_put_conn(original: Any) -> Any:
-            def bare(pool: Any, conn: Any) -> Any:
-                return original(pool, conn)
+            def bare(self: Any, conn: Any) -> Any:
+                return original(self, conn)
 
-            def put_conn(pool: Any, conn: Any) -> Any:
+            def put_conn(self: Any, conn: Any) -> Any:
                 record = conn._record
                 record.returned_at = now = monotonic_ns()
                 record.use_ns += now - record.checked_out_at
                 in_use.discard(record)
-                return original(pool, conn)
+                return original(self, conn)
 
-            return bare if self._is_bare else put_conn
+            return bare if is_bare else put_conn
 
         patches = Patches()
         patches.proxy(*GET_CONN, make_get_conn)

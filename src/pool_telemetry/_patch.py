@@ -52,7 +52,12 @@ class Patches:
         """Put a wrapt wrapper around a function of a class or module, once."""
         # wrapt asks for the truth of whatever it is given, on each call: a list needs no Python call for that.
         gate: Any = self.gate
-        self._put(owner, name, lambda original: wrapt.FunctionWrapper(original, wrapper, enabled=gate))
+
+        def make(original: Any) -> Any:
+            kind = wrapt.FunctionWrapper if hasattr(type(original), "__get__") else _Unbound
+            return kind(original, wrapper, enabled=gate)
+
+        self._put(owner, name, make)
 
     def proxy(self, owner: Any, name: str, make: Make) -> None:
         """Put a proxy of wrapt's in a function's place that calls what ``make`` gives, which has to heed the gate.
@@ -60,11 +65,11 @@ class Patches:
         It shows all that the original has, as a wrapper does, and is called for a fraction: wrapt makes a bound wrapper
         for each call of a method, and packs its arguments.
         """
-        self._put(owner, name, lambda original: proxied(original, _function(owner, original, make)))
+        self._put(owner, name, lambda original: _in_place_of(original, make, proxied))
 
     def replace(self, owner: Any, name: str, make: Make) -> None:
         """Put the function that ``make`` gives in another one's place, which has to heed the gate; costs least."""
-        self._put(owner, name, lambda original: _function(owner, original, make))
+        self._put(owner, name, lambda original: _in_place_of(original, make, lambda _, function: function))
 
     def _put(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         """Put what ``make`` gives in a function's place, once; it holds the original as its ``__wrapped__``.
@@ -98,31 +103,67 @@ class Patches:
                 _take_out(owner, patch.name, ours, was_own=patch.was_own)
 
 
-def _function(owner: Any, original: Any, make: Make) -> Callable[..., Any]:
-    call = _binding(original) if isinstance(owner, type) and type(original) is not FunctionType else original
-    return functools.update_wrapper(make(call), original)
+class _Unbound(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # which wrapt 1 does not take
+    """Around what does not bind, as a mock does not: wrapt 1 asks it to, and raises."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self
 
 
-def _binding(original: Any) -> Callable[..., Any]:
-    """Calls what somebody has put into a class as Python would: wrapt's wrappers are bound, a mock is not."""
+def _in_place_of(original: Any, make: Make, show: Callable[[Any, Callable[..., Any]], Any]) -> Any:
+    function = make(original)
+    if type(original) is FunctionType and _parameters(original) == _parameters(function):
+        return show(original, functools.update_wrapper(function, original))
+    return _Around(original, make)
 
-    def call(instance: Any, /, *args: Any, **kwargs: Any) -> Any:
-        bind = getattr(type(original), "__get__", None)
-        return (original if bind is None else bind(original, instance, type(instance)))(*args, **kwargs)
 
-    return call
+def _parameters(function: Any) -> tuple[object, ...]:
+    code = function.__code__
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    stars = code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
+    # By identity: what somebody has for a default may be of any make.
+    defaults = [id(each) for each in function.__defaults__ or ()]
+    return names, code.co_posonlyargcount, code.co_kwonlyargcount, stars, defaults, function.__kwdefaults__
 
 
 def proxied(original: Any, function: Callable[..., Any]) -> Any:
     """A proxy of wrapt's that shows the original and calls the function, in a class with the object first."""
 
-    class Proxy(wrapt.ObjectProxy):  # type: ignore[type-arg]  # which wrapt 1 does not take
+    class Proxy(wrapt.ObjectProxy):  # type: ignore[type-arg]  # as above
         __call__ = staticmethod(function)
 
         def __get__(self, instance: Any, owner: Any = None) -> Any:
             return self if instance is None else MethodType(function, instance)
 
     return Proxy(original)
+
+
+class _Around(wrapt.ObjectProxy):  # type: ignore[type-arg]  # as above
+    """Shows whatever else was there, binds it as Python would, and calls it with what it was called with.
+
+    A mock is not bound; a function of another library's, or of a urllib3 to come, may take other arguments than ours.
+    """
+
+    def __init__(self, original: Any, make: Make, given: tuple[Any, ...] = ()) -> None:
+        super().__init__(original)
+        self._self_make, self._self_given = make, given
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        below = self.__wrapped__
+        bind = getattr(type(below), "__get__", None)
+        bound = below if bind is None else bind(below, instance, owner)
+        given = self._self_given or (() if instance is None else (instance,))
+        return _Around(bound, self._self_make, given)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        below = self.__wrapped__
+        ours: Any = self._self_make(lambda *_, **__: below(*args, **kwargs))
+        names = ours.__code__.co_varnames[: ours.__code__.co_argcount]
+        known = dict(zip(names, (*self._self_given, *args), strict=False))
+        known.update((name, kwargs[name]) for name in names if name in kwargs)
+        needed = names[: len(names) - len(ours.__defaults__ or ())]
+        # Where one that ours needs is missing, what lies below is to say so.
+        return ours(**known) if known.keys() >= set(needed) else below(*args, **kwargs)
 
 
 def _take_out(owner: Any, name: str, ours: Any, *, was_own: bool) -> None:

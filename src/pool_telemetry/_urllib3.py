@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import http.client
 import inspect
+import operator
 import re
 import socket
 import sys
@@ -114,8 +115,11 @@ def is_plain(pool: Any) -> bool:
 
 
 def size_of(pool: Any) -> int:
-    """The pool's ``maxsize``."""
-    return int(getattr(getattr(pool, "pool", None), "maxsize", 0) or 0)
+    """The pool's ``maxsize``; 0 if it is no number, as that of a mock is."""
+    try:
+        return operator.index(getattr(getattr(pool, "pool", None), "maxsize", 0))
+    except TypeError:
+        return 0
 
 
 def pooled(pool: Any) -> tuple[Any, ...] | None:

@@ -120,6 +120,47 @@ def test_the_parts_of_the_classes_are_listed_as_before(telemetry: Telemetry) -> 
     assert listed() == before
 
 
+def test_urllib3s_own_functions_are_called_without_a_detour(telemetry: Telemetry) -> None:
+    telemetry.install()
+    pool = HTTPConnectionPool("own")
+    for function in (pool._get_conn, pool._put_conn):
+        assert type(function) is types.MethodType
+        assert type(function.__func__) is types.FunctionType
+    assert type(vars(urllib3.connectionpool)["is_connection_dropped"]).__name__ == "Proxy"
+
+
+def test_a_urllib3_whose_functions_take_more_is_given_it_and_watched(telemetry: Telemetry, server: Server) -> None:
+    given: list[Any] = []
+
+    def taking_more(name: str) -> Any:
+        found = vars(HTTPConnectionPool)[name]
+
+        def method(self: Any, *args: Any, to_come: str | None = None, **options: Any) -> Any:
+            given.append(to_come)
+            return found(self, *args, **options)
+
+        return mock.patch.object(HTTPConnectionPool, name, method)
+
+    class Later(HTTPConnectionPool):
+        def _get_conn(self, timeout: float | None = None) -> Any:
+            return super()._get_conn(timeout, to_come="get")  # type: ignore[call-arg]  # it is to come
+
+        def _put_conn(self, conn: Any) -> None:
+            super()._put_conn(conn, to_come="put")  # type: ignore[call-arg]  # it is to come as well
+
+    with taking_more("_get_conn"), taking_more("_put_conn"):
+        telemetry.install()
+        with Later(server.host, server.port) as pool:
+            for _ in range(3):
+                assert pool.request("GET", "/ok").data == b"ok"
+            metrics = telemetry.collect()
+        pool_telemetry.uninstall()
+    assert given == ["get", "put"] * 3
+    check_laws(metrics, checkouts=3)
+    assert metrics.value("urllib3.pool.checkouts", outcome="reused") == 2
+    assert metrics.count("urllib3.connection.idle.duration") == 2
+
+
 # mock.patch
 
 
@@ -136,6 +177,28 @@ def test_a_mock_with_the_specification_of_what_is_hooked_asks_for_the_same(
     assert before[1][0] is TypeError
     telemetry.install()
     assert specified() == before
+
+
+@pytest.mark.parametrize("name", ["_get_conn", "_put_conn", "connect", "close", "increment"])
+def test_a_mock_that_was_there_first_is_called_as_it_would_be_alone(name: str, telemetry: Telemetry) -> None:
+    objects = {"connect": HTTPConnection("mocked"), "close": HTTPConnection("mocked"), "increment": Retry()}
+    one = objects.get(name) or HTTPConnectionPool("mocked")
+    with mock.patch.object(type(one), name, return_value="mocked") as double:
+        telemetry.install()
+        assert getattr(one, name)("a") == "mocked"
+        assert double.mock_calls == [mock.call("a")]
+        pool_telemetry.uninstall()
+        assert vars(type(one))[name] is double
+
+
+def test_a_pool_that_is_a_mock_is_no_fault(telemetry: Telemetry) -> None:
+    pool = mock.Mock(spec=HTTPConnectionPool("mocked"))
+    pool.pool.get.return_value = None
+    telemetry.install()
+    HTTPConnectionPool._get_conn(pool, timeout=1)
+    HTTPConnectionPool._put_conn(pool, mock.Mock(spec=HTTPConnection))
+    pool.pool.get.assert_called_once()
+    pool.pool.put.assert_called_once()
 
 
 def spy_on(owner: Any, name: str) -> Any:

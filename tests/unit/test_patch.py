@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import types
 from collections.abc import Callable
@@ -86,12 +87,24 @@ def put(request: pytest.FixtureRequest) -> Put:
 
     def put_in(patches: Patches, owner: Any, name: str, mark: str, seen: list[str]) -> None:
         def make(original: Callable[..., Any]) -> Callable[..., Any]:
-            def ours(*args: Any, **kwargs: Any) -> Any:
+            def note() -> None:
                 if patches.gate:
                     seen.append(mark)
+
+            # Of the same parameters, where it is not a class's or another library's.
+            def own(self: Any) -> Any:
+                note()
+                return original(self)
+
+            def speak(self: Any, word: str = "base") -> Any:
+                note()
+                return original(self, word)
+
+            def any_other(*args: Any, **kwargs: Any) -> Any:
+                note()
                 return original(*args, **kwargs)
 
-            return ours
+            return {"own": own, "speak": speak}.get(name, any_other)
 
         if request.param == "wrap":
             patches.wrap(owner, name, marking(mark, seen))
@@ -312,40 +325,112 @@ def test_ours_is_taken_out_from_the_middle_of_a_chain(put: Put) -> None:
     assert top.__wrapped__.__wrapped__ is below
 
 
-def test_what_lies_below_ours_is_bound_as_it_would_be_alone(put: Put) -> None:
-    class Owner:
-        def wrapped(self, word: str = "") -> str:
-            return f"wrapped {word}"
+class Below:
+    """What somebody may have put into a class before us, and the calls that it got."""
 
-        mocked = mock.Mock(return_value="mocked")  # binds nothing
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
 
-        @classmethod
-        def of_class(cls, word: str = "") -> str:
-            return f"{cls.__name__} {word}"
+    def note(self, *args: Any, **kwargs: Any) -> str:
+        self.calls.append((args, kwargs))
+        return "theirs"
 
-        @staticmethod
-        def static(word: str = "") -> str:
-            return f"static {word}"
-
-    bound: list[Any] = []
-
-    def theirs(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
-        bound.append((instance, args, kwargs))
+    def wrapper(self, wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+        self.calls.append((instance, args, kwargs))
         return wrapped(*args, **kwargs)
 
-    wrapt.wrap_function_wrapper(Owner, "wrapped", theirs)
-    seen, patches = list[str](), Patches()
-    for name in ("wrapped", "mocked", "of_class", "static"):
-        put(patches, Owner, name, name, seen)
+    def more_parameters(self) -> Any:
+        def method(this: Any, word: str | None = None, *, more: int = 1) -> Any:
+            return self.note(this, word, more)
+
+        return method
+
+    def another_default(self) -> Any:
+        def method(self_: Any, word: str = "another") -> Any:
+            return self.note(self_, word)
+
+        return method
+
+
+BELOW: dict[str, Callable[[Below], Any]] = {
+    "a closure": lambda below: lambda *args, **kwargs: below.note(*args, **kwargs),
+    "a function with more parameters": Below.more_parameters,
+    "a function with another default": Below.another_default,
+    "a wrapper of wrapt's": lambda below: wrapt.FunctionWrapper(Base.speak, below.wrapper),
+    "a class method": lambda below: classmethod(below.note),
+    "a static method": lambda below: staticmethod(below.note),
+    "a partial method": lambda below: functools.partialmethod(lambda *args, **kwargs: below.note(*args, **kwargs), "a"),
+    "a property": lambda below: property(lambda self: functools.partial(below.note, self)),
+    "an object": lambda below: mock.Mock(side_effect=below.note),
+}
+CALLS: dict[str, Callable[[Any, Any], Any]] = {
+    "by the object": lambda owner, one: one.method(),
+    "by the object, with a position": lambda owner, one: one.method("a"),
+    "by the object, with a keyword": lambda owner, one: one.method(word="a"),
+    "by the object, with more": lambda owner, one: one.method("a", more=2),
+    "by the object, with too many": lambda owner, one: one.method("a", "b", "c"),
+    "by the class": lambda owner, one: owner.method(one, "a"),
+    "by a class below": lambda owner, one: type(one).method(one, "a"),
+    "by super()": lambda owner, one: super(type(one), one).method("a"),
+    "by the class, without an object": lambda owner, one: owner.method(),
+}
+
+
+@pytest.mark.parametrize("kind", BELOW)
+@pytest.mark.parametrize("way", ["proxy", "replace"])
+def test_what_lies_below_ours_is_called_as_it_would_be_alone(kind: str, way: str) -> None:
+    below, seen = Below(), list[Any]()
+    owner = type("Owner", (), {"method": BELOW[kind](below)})
+    one = type("One", (owner,), {})()
+
+    def called(how: str) -> Any:
+        below.calls.clear()
+        try:
+            return CALLS[how](owner, one), list(below.calls)
+        except TypeError as error:
+            return str(error), list(below.calls)
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def method(self: Any, word: str | None = None) -> Any:
+            seen.append(self)
+            return original(self, word)
+
+        return method
+
+    alone = {how: called(how) for how in CALLS}
+    patches = Patches()
+    getattr(patches, way)(owner, "method", make)
+    for how, before in alone.items():
+        seen.clear()
+        assert called(how) == before, how
+        assert seen == ([] if how.endswith("without an object") else [one]), how
+    theirs = vars(owner)["method"].__wrapped__
+    patches.undo()
+    assert vars(owner)["method"] is theirs
+
+
+def test_below_ours_theirs_can_be_exchanged_as_in_a_wrapper_of_wrapts(put: Put) -> None:
+    # So ours is taken out from under theirs, and so may theirs be.
+    owner, seen, patches = a_class(), list[str](), Patches()
+    original = vars(owner)["own"]
+    wrapt.wrap_function_wrapper(owner, "own", marking("theirs", seen))
+    put(patches, owner, "own", "ours", seen)
     patches.open()
-    one = Owner()
-    assert one.wrapped("a") == "wrapped a"
-    assert bound == [(one, ("a",), {})]
-    assert one.mocked("a", word="b") == "mocked"
-    assert vars(Owner)["mocked"].__wrapped__.mock_calls == [mock.call("a", word="b")]
-    assert one.of_class("a") == "Owner a"
-    assert one.static(word="a") == "static a"
-    assert seen == ["wrapped", "mocked", "of_class", "static"]
+    vars(owner)["own"].__wrapped__ = original
+    owner().own()
+    assert seen == ["ours"]
+    patches.undo()
+    assert vars(owner)["own"] is original
+
+
+def test_a_mock_below_ours_is_called_as_it_would_be_alone(put: Put) -> None:
+    owner = type("Owner", (), {"method": mock.Mock(return_value="mocked")})
+    double, seen, patches = vars(owner)["method"], list[str](), Patches()
+    put(patches, owner, "method", "ours", seen)
+    patches.open()
+    assert owner().method("a", word="b") == "mocked"
+    assert double.mock_calls == [mock.call("a", word="b")]
+    assert seen == ["ours"]
 
 
 def test_ours_on_top_of_somebodys_comes_off_to_theirs(put: Put) -> None:

@@ -13,10 +13,12 @@ from time import monotonic_ns
 from typing import Any
 
 from . import _kernel, _urllib3
+from ._facts import CheckedOut, Dropped
 from ._faults import let_signals_pass
 from ._lifecycle import SUPPRESSED, DropPhase, Outcome, SetupCause, Use
+from ._marks import UnmarkableError, record_of, unmark
 from ._reading import fin_seen, remote_close_of
-from ._records import CheckedOut, ConnectionRecord, Dropped, PoolRecord, UnmarkableError, record_of, unmark
+from ._records import ConnectionRecord, PoolRecord
 from ._verdicts import close_wait_ns, drop_reason
 from ._waiting import Ticket
 from ._watch import MOST_SAMPLES, Watch, type_name

@@ -80,18 +80,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from . import _kernel
 from ._changes import change_of, closed_unseen, enter
+from ._facts import Adopted
 from ._faults import let_signals_pass
 from ._lifecycle import OTHER, UNKNOWN_STATE, Upstream, Use
+from ._marks import mark, record_of, unmark
 from ._reading import Look, Reading, read_book
-from ._records import (
-    Adopted,
-    Book,
-    ConnectionRecord,
-    PoolRecord,
-    mark,
-    record_of,
-    unmark,
-)
+from ._records import Book, ConnectionRecord, PoolRecord
 from ._tally import Tallied, tally
 from ._turns import in_turns
 

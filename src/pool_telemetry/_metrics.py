@@ -17,6 +17,7 @@ from opentelemetry.metrics import Histogram, MeterProvider, Observation
 from opentelemetry.trace import propagation
 
 from . import _semconv as names
+from ._facts import CheckedOut, Closed, Dropped, FinSeen, SetUp
 from ._faults import Fuse, log
 from ._forking import Recorders
 from ._instruments import Instruments, Source
@@ -25,7 +26,7 @@ from ._lifecycle import OTHER, SUPPRESSED, DropPhase, Outcome, Upstream, Use
 from ._providers import is_unset
 from ._reading import Reading
 from ._recording import record_all
-from ._records import CheckedOut, Closed, ConnectionRecord, Dropped, FinSeen, PoolRecord, SetUp
+from ._records import ConnectionRecord, PoolRecord
 from ._semconv import Attributes, Metric, known, seconds, upstream_attributes
 from ._settings import Settings
 

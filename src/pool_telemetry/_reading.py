@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from . import _kernel
+from ._facts import FinSeen
 from ._frozen import frozen
 from ._lifecycle import (
     CLOSE_WAIT,
@@ -17,7 +18,7 @@ from ._lifecycle import (
     SocketState,
     Upstream,
 )
-from ._records import ACTIVE, IDLE, Book, ConnectionRecord, FinSeen, OpenKey, PoolRecord, SocketKey
+from ._records import ACTIVE, IDLE, Book, ConnectionRecord, OpenKey, PoolRecord, SocketKey
 from ._turns import in_turns
 from ._verdicts import close_wait_ns, remote_close_ns
 

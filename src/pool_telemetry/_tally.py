@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ._digest import Digest
+from ._facts import CheckedOut, Closed, Dropped, FinSeen, SetUp
 from ._lifecycle import SUPPRESSED, DropPhase, Outcome, Use
-from ._records import Book, CheckedOut, Closed, Dropped, FinSeen, PoolRecord, SetUp
+from ._records import Book, PoolRecord
 
 # Kinds of durations, named as the snapshot names them; some are kept apart by a word more.
 IDLE, DROPPED_IDLE, LOST_RACE_IDLE = "idle", "dropped_idle", "lost_race_idle"

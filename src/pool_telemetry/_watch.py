@@ -11,27 +11,12 @@ from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 from . import _kernel, _urllib3
+from ._facts import Adopted, CheckedOut, Closed, Dropped, Gone, PoolGone, PoolSeen, SetUp
 from ._faults import Fuse
 from ._ledger import Ledger
 from ._lifecycle import SUPPRESSED, CloseReason, Upstream, Use
-from ._records import (
-    Adopted,
-    CheckedOut,
-    Closed,
-    ConnectionRecord,
-    ConnectionReference,
-    Dropped,
-    Gone,
-    LostRace,
-    PoolGone,
-    PoolRecord,
-    PoolSeen,
-    SetUp,
-    UnmarkableError,
-    mark,
-    record_of,
-    unmark,
-)
+from ._marks import UnmarkableError, mark, record_of, unmark
+from ._records import ConnectionRecord, ConnectionReference, LostRace, PoolRecord
 from ._settings import Settings
 from ._setup import Setup
 

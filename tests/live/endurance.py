@@ -20,8 +20,8 @@ import urllib3.connectionpool
 from requests.adapters import HTTPAdapter
 
 import pool_telemetry
-from pool_telemetry import _instrument, _ledger, _records
-from pool_telemetry._records import MARK
+from pool_telemetry import _facts, _instrument, _ledger, _records
+from pool_telemetry._marks import MARK
 from tests.live.quick_server import QuickServer, quick_server
 from tests.touched import TOUCHED
 
@@ -34,8 +34,9 @@ OURS = 150_000
 OURS_IN = str(Path(pool_telemetry.__file__).parent / "*")
 KINDS = tuple(
     kind
-    for kind in vars(_records).values()
-    if isinstance(kind, type) and kind.__module__ == _records.__name__ and kind is not _records.Book
+    for module in (_facts, _records)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and kind.__module__ == module.__name__ and kind is not _records.Book
 )
 
 

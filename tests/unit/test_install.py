@@ -23,7 +23,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 import pool_telemetry
 from misbehaving import Server
 from pool_telemetry import _instrument
-from pool_telemetry._records import MARK
+from pool_telemetry._marks import MARK
 from tests import programs
 from tests.support import Metrics, Telemetry, check_laws
 

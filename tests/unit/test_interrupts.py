@@ -18,7 +18,7 @@ from urllib3 import HTTPConnectionPool
 import pool_telemetry
 from misbehaving import Server, ServerProcess
 from pool_telemetry import _instrument
-from pool_telemetry._records import MARK
+from pool_telemetry._marks import MARK
 from tests.live.wire import pooled, wait_for_peer
 from tests.support import Telemetry, check_laws
 

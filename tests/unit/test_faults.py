@@ -21,10 +21,12 @@ from pool_telemetry import (
     _checkout,
     _connect,
     _context,
+    _histograms,
     _instruments,
     _kernel,
     _ledger,
     _metrics,
+    _points,
     _reading,
     _records,
     _request,
@@ -320,10 +322,10 @@ def test_a_fault_in_reading_an_address_ends_the_timing_alone(
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        (_metrics.MetricsEmitter, "_record"),
-        (_metrics.MetricsEmitter, "_put"),
-        (_metrics, "_point_attributes"),
-        (_metrics, "_exemplar_context"),
+        (_histograms.SampleRecorder, "_record"),
+        (_histograms.SampleRecorder, "_put"),
+        (_histograms, "point_attributes"),
+        (_histograms, "_exemplar_context"),
     ],
 )
 def test_a_fault_in_recording_ends_the_histograms_alone(
@@ -353,7 +355,7 @@ def test_a_fault_in_flushing_a_full_buffer_does_not_reach_the_request(
     telemetry: Telemetry, server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     telemetry.install()
-    fault = Fault(monkeypatch, _metrics.MetricsEmitter, "_record", OursError)
+    fault = Fault(monkeypatch, _histograms.SampleRecorder, "_record", OursError)
     with HTTPConnectionPool(server.host, server.port) as pool:
         for _ in range(2 * _watch.MOST_SAMPLES + 10):
             assert pool.request("GET", "/ok").data == b"ok"
@@ -382,7 +384,7 @@ def test_a_fault_in_one_callback_silences_that_metric_alone(
         pool.request("GET", "/ok")
         everything = telemetry.collect().names
         with monkeypatch.context() as patched:
-            patched.setitem(_metrics._POINTS, metric, broken)
+            patched.setitem(_points._POINTS, metric, broken)
             assert telemetry.collect().names == everything - {metric.name}
         pool.request("GET", "/ok")
         metrics = telemetry.collect()

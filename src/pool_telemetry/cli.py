@@ -224,7 +224,7 @@ def _report(parser: argparse.ArgumentParser, file: str) -> NoReturn:
     from ._report import show
     from ._run import Run, read
     from ._run_report import show_run
-    from ._words import clean
+    from ._text import clean
 
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")

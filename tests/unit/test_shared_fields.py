@@ -56,7 +56,6 @@ def assigned(path: Path) -> Iterator[str]:
                     yield from node.names
 
 
-POOL = PoolRecord(None, None, is_block=False, is_proxied=False, size=1)
 FIELDS = {
     "Ledger": set(vars(Ledger(lambda _: (), lambda _: False, lambda: 0, lambda use: use))),
     "Book": set(vars(Book(Upstream("a", 1, "http")))),

@@ -28,10 +28,10 @@ SDK = str(Path(opentelemetry.sdk.__path__[0]))
 REUSES = 100
 
 # All that runs of ours for a clean reuse. Whoever adds to these lists makes every request of every user slower.
-FUNCTIONS = {"get_conn", "is_connection_dropped", "_put_conn", "current_use"}
+FUNCTIONS = {"__get__", "_get_conn", "is_connection_dropped", "_put_conn", "current_use"}
 # Of these, none takes a lock or makes a system call: monotonic_ns is answered in user space (vDSO), get is that of the
 # context variable.
-C_FUNCTIONS = {"isinstance", "monotonic_ns", "get", "append", "len", "add", "discard"}
+C_FUNCTIONS = {"monotonic_ns", "get", "append", "len", "add", "discard"}
 # Neither `with` nor `async with`: a lock that is taken so is no call that a profiler sees.
 CONTEXT_OPCODES = {"SETUP_WITH", "BEFORE_WITH", "LOAD_SPECIAL"}
 

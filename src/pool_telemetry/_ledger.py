@@ -78,16 +78,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from . import _kernel
 from ._changes import change_of, closed_unseen, enter
 from ._facts import Adopted
 from ._faults import let_signals_pass
 from ._lifecycle import OTHER, UNKNOWN_STATE, Upstream, Use
-from ._marks import mark, record_of, unmark
-from ._reading import Look, Reading, read_book
+from ._looks import Look, as_they_lie, lies_in_pool, look_at, queues_of, socket_in, socket_of
+from ._marks import mark, unmark
+from ._reading import Reading, read_book
 from ._records import Book, ConnectionRecord, PoolRecord
 from ._tally import Tallied, tally
-from ._turns import in_turns
 
 if TYPE_CHECKING:
     from ._snapshot import UpstreamSnapshot
@@ -280,11 +279,11 @@ class Ledger:
             if live is not None:
                 take_up(pool)
                 mark(live, pool)
-        queues = self._queues(book)
+        queues = queues_of(tuple(book.pools), self._pooled)
         taken_up: set[int] = set()
         for connection in tuple(book.connections):
             conn = connection.live()
-            if conn is None or _socket_in(conn, connection) is None:
+            if conn is None or socket_in(conn, connection) is None:
                 connection.is_open = False
                 self._apply(closed_unseen(connection))
             elif id(conn) in taken_up:
@@ -297,7 +296,7 @@ class Ledger:
                 connection.adopted, connection.returned_at, connection.opened_at = True, None, None
                 connection.is_open = True
                 mark(conn, connection)
-                if not _is_idle(connection, conn, queues, or_else=True):
+                if not lies_in_pool(connection, conn, queues, or_else=True):
                     connection.checked_out_at = self._clock()
                     book.take(connection)
 
@@ -309,7 +308,7 @@ class Ledger:
         """Empty books, as a forked child must have them: the parent tells of its own."""
         self._book()  # what was only posted has its marks on the application's objects, too
         for book in self._all_books():
-            self._inherited.update(filter(None, (_socket_of(each) for each in book.connections)))
+            self._inherited.update(filter(None, (socket_of(each) for each in book.connections)))
         self._unmark()
         self._clear()
 
@@ -349,7 +348,7 @@ class Ledger:
 
     def _apply(self, details: Any) -> None:
         if isinstance(details, Adopted):
-            details.connection.is_inherited = _socket_of(details.connection) in self._inherited
+            details.connection.is_inherited = socket_of(details.connection) in self._inherited
         enter(change_of(details), self.samples, self._posted, details)
 
     # Durations
@@ -436,35 +435,9 @@ class Ledger:
         live = pool.pool()
         return live is not None and not self.is_closed(live)
 
-    def _queues(self, book: Book) -> dict[PoolRecord, set[int] | None]:
-        """What lies in each pool, by id; ``None`` where a queue cannot be read."""
-        queues: dict[PoolRecord, set[int] | None] = {}
-        for pool in tuple(book.pools):
-            live = pool.pool()
-            lying = () if live is None else self._pooled(live)
-            queues[pool] = None if lying is None else {id(conn) for conn in lying}
-        return queues
-
     def _look(self, book: Book) -> dict[ConnectionRecord, Look]:
         """A look at each connection of the book. Books what ended meanwhile."""
-        began, queues = self._clock(), self._queues(book)
-        looks: dict[ConnectionRecord, Look] = {}
-        strangers = []
-        # There may be ten thousand: what each needs is fetched once, and a named tuple made without a call of Python's.
-        read_state, clock, is_attached, out = _kernel.read_state, self._clock, self.is_attached, book.out
-        new_look: Callable[..., Look] = tuple.__new__
-        for part in in_turns(_as_they_lie(book.connections)):
-            for connection in part:
-                conn = connection.live()
-                sock = None if conn is None else _socket_in(conn, connection)
-                if sock is None or (is_attached and record_of(conn) is not connection):
-                    strangers.append(connection)
-                    continue
-                lying = queues.get(connection.pool, _NOTHING)
-                is_idle = connection not in out if lying is None else id(conn) in lying
-                if connection.checked_out_at > began:
-                    is_idle = False  # taken by one who was given a turn since
-                looks[connection] = new_look(Look, (is_idle, read_state(sock), clock()))
+        looks, strangers = look_at(book, self._pooled, self._clock, are_marked=self.is_attached)
         if strangers:
             # A close posts before it acts, so that what ended properly is booked by now. The rest lost its socket
             # behind urllib3's back.
@@ -474,8 +447,8 @@ class Ledger:
                     connection.is_open = False
                     self._apply(closed_unseen(connection))
             # Opened while the others were looked at: in use, by the one who has just opened it.
-            new = Look(is_idle=False, state=UNKNOWN_STATE, at=clock())
-            looks = {each: looks.get(each, new) for each in _as_they_lie(book.connections)}
+            new = Look(is_idle=False, state=UNKNOWN_STATE, at=self._clock())
+            looks = {each: looks.get(each, new) for each in as_they_lie(book.connections)}
         return looks
 
 
@@ -483,32 +456,3 @@ class _View(NamedTuple):
     reading: Reading
     looks: dict[ConnectionRecord, Look]
     pools: list[PoolRecord]
-
-
-# A pool that is gone has closed what lay in it: the rest is in use.
-_NOTHING: frozenset[int] = frozenset()
-
-
-def _is_idle(
-    connection: ConnectionRecord, conn: Any, queues: dict[PoolRecord, set[int] | None], *, or_else: bool
-) -> bool:
-    """Whether a connection lies in its pool; ``or_else`` where that cannot be seen."""
-    lying = queues.get(connection.pool, _NOTHING)
-    return or_else if lying is None else id(conn) in lying
-
-
-def _as_they_lie(connections: set[ConnectionRecord]) -> list[ConnectionRecord]:
-    """In the order of memory, which is much that of their making."""
-    # In a set's, which is random, the processor fetches each of thousands anew, and its socket: a tenth of a look.
-    return sorted(connections, key=id)
-
-
-def _socket_of(connection: ConnectionRecord) -> Any:
-    reference = connection.sock
-    return None if reference is None else reference()
-
-
-def _socket_in(conn: Any, connection: ConnectionRecord) -> Any:
-    """The socket of a connection object, ``None`` if it is not the one that its record is of."""
-    sock, reference = getattr(conn, "sock", None), connection.sock
-    return sock if reference is None or reference() is sock else None

@@ -36,7 +36,7 @@ from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, OTELResourceDetecto
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from ._at_end import is_child_of_multiprocessing
+from ._children import is_child_of_multiprocessing
 from ._discretion import quoted
 from ._errors import MissingExporterError, NoPageError
 from ._settings import STARTED_IN

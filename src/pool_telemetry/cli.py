@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from ._at_end import VARIABLE, Plan
 from ._discretion import of_command_line
 from ._errors import MissingExporterError
+from ._plan import VARIABLE, Plan
 from ._settings import ENVIRONMENT_PREFIX, METRICS, SPANS, Settings
 from ._version import __version__
 

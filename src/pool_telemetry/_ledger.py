@@ -60,7 +60,7 @@ these: no other thread gets in between, with or without a GIL. What is *made onc
         ``Recorders.at_it``, ``_forking``: each thread adds and takes out itself; atomic
         ``Instruments.source``: ``install()`` and ``uninstall()``, or ``None`` by a fault
         ``_instruments``, ``_stand_ins``, ``_stand_in``, ``_provided_in``, ``is_wanted``, ``_hooks``, ``_emitter``,
-            ``_ledger``, ``_wanted``: under the lock of ``install()``. ``_instrument._lock`` itself: a forked child
+            ``_ledger``, ``_wanted``: under the lock of ``install()``. ``_install_lock._lock`` itself: a forked child
         ``_at_fork``: whichever thread forks; the last one stands
         ``_teller``: the main thread, before the program begins or as it ends
         ``Teller._claims``: any thread; atomic. ``_met_in``, ``_mark``: the one whose claim it is. ``_told_in``,

@@ -19,7 +19,7 @@ from urllib3 import HTTPConnectionPool
 
 import pool_telemetry
 from misbehaving import Server
-from pool_telemetry import _instrument
+from pool_telemetry import _install_lock, _instrument
 from pool_telemetry._watch import MOST_SAMPLES
 from tests.support import Telemetry, check_laws
 
@@ -154,7 +154,7 @@ def test_a_clean_reuse_takes_none_of_our_locks(
     ledger: Any = _instrument._ledger
     reuse(pool, 2)
     locks = []
-    for name, holder in (("_lock", ledger), ("entering", ledger), ("_lock", _instrument)):
+    for name, holder in (("_lock", ledger), ("entering", ledger), ("_lock", _install_lock)):
         lock = Counted(getattr(holder, name))
         monkeypatch.setattr(holder, name, lock)
         locks.append(lock)

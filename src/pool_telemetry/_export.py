@@ -126,11 +126,11 @@ def meter_provider() -> MeterProvider | None:
         NoPageError: its page cannot be served, as another process has the port.
     """
     key = os.getpid(), "metrics"
-    made = [] if key in _made else [_made_by(make) for make in _exporters("metrics")]
+    made = [] if key in _made else [_make_metric_exporter(make) for make in _exporters("metrics")]
     if made:
         _warn_of_missing_threads(os.getpid())
         # An exporter that is asked, as Prometheus asks, is a reader already.
-        readers = [each if isinstance(each, MetricReader) else _pushing(each) for each in made]
+        readers = [each if isinstance(each, MetricReader) else _periodic_reader(each) for each in made]
         _made.setdefault(key, MeterProvider(readers, _resource(), shutdown_on_exit=False))
     return _made.get(key)
 
@@ -161,7 +161,7 @@ def _resource() -> Resource:
     return _detected().merge(Resource(attributes))
 
 
-def _pushing(exporter: MetricExporter) -> PeriodicExportingMetricReader:
+def _periodic_reader(exporter: MetricExporter) -> PeriodicExportingMetricReader:
     export, process, there = exporter.export, os.getpid(), get_meter_provider()
 
     # Once the application has set a provider, which may well export to the same back end: histograms that went on here
@@ -174,7 +174,7 @@ def _pushing(exporter: MetricExporter) -> PeriodicExportingMetricReader:
     return PeriodicExportingMetricReader(exporter)
 
 
-def _made_by(make: Any) -> Any:
+def _make_metric_exporter(make: Any) -> Any:
     if not str(getattr(make, "__module__", "")).startswith("opentelemetry.exporter.prometheus"):
         return make()  # of others it is not known whose port was taken
     reader: Any = make.__new__(make)

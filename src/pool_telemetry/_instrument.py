@@ -203,7 +203,7 @@ def _look_before_exit() -> None:
     _before_exit = None if _ledger is None or _ledger.is_busy_here() else snapshot()
 
 
-def have_told_by(meet: Callable[[], object]) -> None:
+def leave_report_to(meet: Callable[[], object]) -> None:
     """Leave the report at the exit to others, who are to be called in each process before its first pool is entered."""
     _tellers.append(meet)
 
@@ -213,7 +213,7 @@ def wanted() -> Wanted | None:
     return _wanted
 
 
-def plan(wanted: Wanted) -> Callable[[], None]:
+def put_in_later(wanted: Wanted) -> Callable[[], None]:
     """Gives what puts this in force, unless ``uninstall()`` or another has come before."""
     global _wanted
     _wanted = wanted

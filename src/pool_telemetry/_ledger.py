@@ -57,7 +57,7 @@ these: no other thread gets in between, with or without a GIL. What is *made onc
         ``Fuse._unblown``: any thread pops, and one gets it, who then sets ``is_blown``
         ``Patches.gate``, ``_claims``, ``_patches``, ``_over``: any thread; atomic
         ``MetricsEmitter._readings``, ``_served``: who collects, under the SDK's lock. ``_is_cut_off``: the forked child
-        ``Recorders.at_it``, ``_forking``: each thread adds and takes out itself; atomic
+        ``Recorders.recording``, ``_forking``: each thread adds and takes out itself; atomic
         ``Instruments.source``: ``install()`` and ``uninstall()``, or ``None`` by a fault
         ``_instruments``, ``_stand_ins``, ``_stand_in``, ``_provided_in``, ``is_wanted``, ``_hooks``, ``_emitter``,
             ``_ledger``, ``_wanted``: under the lock of ``install()``. ``_install_lock._lock`` itself: a forked child

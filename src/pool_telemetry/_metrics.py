@@ -160,7 +160,7 @@ class MetricsEmitter:
         """
         samples = self._ledger.tallied
         me = threading.get_ident()
-        if me in self._recorders.at_it:
+        if me in self._recorders.recording:
             # A finaliser's request, while the SDK holds its own lock for this thread. Or a child that was forked by a
             # signal handler in the middle of it, and that goes on from there: it must not keep all that comes.
             if len(self._ledger.samples) > _TOO_MANY:
@@ -169,7 +169,7 @@ class MetricsEmitter:
         if can_wait and self._recorders.should_wait():
             return
         try:
-            self._recorders.at_it.add(me)
+            self._recorders.recording.add(me)
             if can_wait and self._recorders.should_wait():  # one that has not seen this thread
                 return
             self._ledger.drain()
@@ -184,7 +184,7 @@ class MetricsEmitter:
         except Exception:
             self._fuse.blow()
         finally:
-            self._recorders.at_it.discard(me)
+            self._recorders.recording.discard(me)
 
     def _tell_if_cut_off(self) -> None:
         if self._is_cut_off:

@@ -48,7 +48,7 @@ class RequestHooks:
             error = _urllib3.failure_of(args, kwargs)
             if error is None:
                 return
-            for each in _urllib3.at_hand(error):
+            for each in _urllib3.held_in_request(error):
                 connection = record_of(each)
                 if isinstance(connection, ConnectionRecord):
                     if connection.is_open:  # otherwise http.client has closed it, and close() has judged

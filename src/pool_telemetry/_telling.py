@@ -33,7 +33,7 @@ def begin(plan: Plan) -> None:
     global _teller
     if _teller is None:
         _teller = Teller(plan)
-        _instrument.have_told_by(_teller.meet)
+        _instrument.leave_report_to(_teller.meet)
 
 
 def tell(plan: Plan) -> bool:

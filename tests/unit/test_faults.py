@@ -158,8 +158,8 @@ HOOK_PARTS: list[tuple[Any, str]] = [
     (_context, "_get_current"),
     *((_checkout, name) for name in ("monotonic_ns", "drop_reason", "close_wait_ns", "fin_seen", "Dropped")),
     *((_checkout, name) for name in ("CheckedOut", "type_name")),
-    *((_checkout.CheckoutHooks, name) for name in ("_tell_checked_out", "_found_dropped", "_take_drop", "_tell_drop")),
-    *((_checkout.CheckoutHooks, name) for name in ("_tell", "_returned")),
+    *((_checkout.CheckoutHooks, name) for name in ("_note_checkout", "_found_dropped", "_take_drop", "_tell_drop")),
+    *((_checkout.CheckoutHooks, name) for name in ("_tell_checkout", "_returned")),
     *((_request, name) for name in ("monotonic_ns", "race_reason", "type_name", "_is_connection_error", "LostRace")),
     (_request, "Closed"),
     *((_request.RequestHooks, name) for name in ("_judge", "_closing", "_reason")),
@@ -172,7 +172,7 @@ HOOK_PARTS: list[tuple[Any, str]] = [
     *((_waiting.Ticket, name) for name in ("__init__", "is_served_at_once")),
     *(
         (_urllib3, name)
-        for name in ("found_pool_closed", "Closer", "failure_of", "at_hand", "has_response_begun", "is_closed")
+        for name in ("found_pool_closed", "Closer", "failure_of", "held_in_request", "has_response_begun", "is_closed")
     ),
     *((_watch, name) for name in ("PoolRecord", "ConnectionRecord", "Gone", "mark", "record_of")),
     *((_watch.Watch, name) for name in ("see", "set_simple", "remember_lost_race", "take_lost_race", "new_record")),
@@ -433,7 +433,7 @@ def test_a_fault_in_many_threads_at_once_is_logged_once(
         both.wait(60)
         raise OursError
 
-    monkeypatch.setattr(_checkout.CheckoutHooks, "_tell_checked_out", fault)
+    monkeypatch.setattr(_checkout.CheckoutHooks, "_note_checkout", fault)
     telemetry.install()
     results = list[bytes]()
     with HTTPConnectionPool(server.host, server.port, maxsize=4) as pool:
@@ -457,7 +457,7 @@ def test_any_exception_of_ours_is_kept_from_the_application(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    fault = Fault(monkeypatch, _checkout.CheckoutHooks, "_tell_checked_out", error)
+    fault = Fault(monkeypatch, _checkout.CheckoutHooks, "_note_checkout", error)
     telemetry.install()
     check(requests(server))
     assert fault.hits == 1

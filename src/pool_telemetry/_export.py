@@ -6,7 +6,7 @@ and what got a tracer of ours meanwhile would keep it.
 Each process makes its own. In a forked child the SDK goes on with the parent's: with what the parent's histograms held,
 and, in older versions, under its identity, where two that write one series overwrite each other.
 
-The only importer of the SDK, and imported only when asked for.
+The only importer of the SDK, but for the demo, and imported only when asked for.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ UNSHARED = {
     "_at_end.py": "the main thread's, which ends",
     "_digest.py": "a book's, under the ledger's lock",
     "_export.py": "a method of an exporter, before anybody else has it",
-    "_patch.py": "the function around another's wrapper, under the lock of install()",
+    "_patch.py": "what another's wrapper calls, under the lock of install()",
     "_setup.py": "the thread's that connects",
     "_viewing.py": "a part of a snapshot, before anybody else has it",
     "gunicorn.py": "the thread's that forks",

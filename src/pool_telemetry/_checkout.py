@@ -33,7 +33,7 @@ class CheckoutHooks:
     def make_get_conn(self, gate: list[bool]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """What makes the function in ``_get_conn``'s place out of the original."""
         # Every free variable of a function is fetched whenever it is called: so only what a clean reuse needs is one.
-        hooks, current_use, samples = self, self._watch.current_use, self._watch.ledger.samples
+        hooks, current_use, samples = self, self._watch.current_use, self._watch.ledger.samples.waiting
 
         def make(original: Callable[..., Any]) -> Callable[..., Any]:
             def _get_conn(self: Any, timeout: Any = None) -> Any:

@@ -8,11 +8,9 @@ What threads share, and who writes it. *Atomic* is a single call of a built-in c
 these: no other thread gets in between, with or without a GIL. What is *made once* is there before others can find it.
 
     Ledger
-        ``_pooled``, ``is_closed``, ``_clock``, ``pack``: made once
+        ``_pooled``, ``is_closed``, ``_clock``, ``pack``, ``samples``: made once
         ``max_upstreams``, ``by_peer``: ``install()``, under its own lock
-        ``_posted``, ``samples``: any thread appends, the holder of the lock takes out; atomic
-        ``tallied``: the holder of the lock appends, any thread takes out; another one by ``install()``, or by the fault
-            that ends the recording
+        ``_posted``: any thread appends, the holder of the lock takes out; atomic
         ``_books``: the holder of ``entering``
         ``_left_alone``, ``_renewing``: any thread; atomic
         ``_told_peers``: any thread; atomic, and at the worst a few more than are wanted
@@ -20,6 +18,11 @@ these: no other thread gets in between, with or without a GIL. What is *made onc
         ``_last``: any thread that reads; each is whole, and the last one stands
         ``is_attached``: the holder of the lock
         ``_lock``, ``entering``, ``process``, ``began``, ``_inherited``: the one thread that empties a child's books
+    Samples
+        ``_pack``: made once
+        ``waiting``: any thread appends, the holder of the lock takes out; atomic
+        ``tallied``: the holder of the lock appends, any thread takes out; another one by ``install()``, or by the fault
+            that ends the recording
     Book
         ``upstream``: made once
         ``out``, ``missing``, ``waiting``: any thread; atomic
@@ -86,7 +89,7 @@ from ._looks import Look, as_they_lie, lies_in_pool, look_at, queues_of, socket_
 from ._marks import mark, unmark
 from ._reading import Reading, read_book
 from ._records import Book, ConnectionRecord, PoolRecord
-from ._tally import Tallied, tally
+from ._samples import Samples
 
 if TYPE_CHECKING:
     from ._snapshot import UpstreamSnapshot
@@ -121,10 +124,7 @@ class Ledger:
         #: Whether connections are kept apart by the peer's address.
         self.by_peer = False
         self.is_attached = False
-        #: Durations to be tallied: details, and of a clean reuse (connection, idle ns, use).
-        self.samples: deque[Any] = deque()
-        #: Those that have been, for histograms; without metrics they are not kept.
-        self.tallied: deque[Any] = deque(maxlen=0)
+        self.samples = Samples(pack)
         self._inherited: weakref.WeakSet[Any] = weakref.WeakSet()
         self._posted: deque[Any] = deque()
         self._left_alone: dict[Any, PoolRecord] = {}
@@ -142,7 +142,6 @@ class Ledger:
         self._inside: set[int] = set()
         self.began = self._clock()
         self.samples.clear()
-        self.tallied.clear()
         self._posted.clear()
         self._books: dict[Upstream, Book] = {}
         self._told_peers: set[tuple[Upstream, str]] = set()
@@ -349,44 +348,14 @@ class Ledger:
     def _apply(self, details: Any) -> None:
         if isinstance(details, Adopted):
             details.connection.is_inherited = socket_of(details.connection) in self._inherited
-        enter(change_of(details), self.samples, self._posted, details)
+        enter(change_of(details), self.samples.waiting, self._posted, details)
 
     # Durations
 
     def drain(self) -> None:
         """Tally the samples, unless somebody is at the books; then they are left for the next."""
-        if self.samples and threading.get_ident() not in self._inside:
-            self._locked(self._drain, is_patient=False)
-
-    def _drain(self) -> None:
-        # Not "while there are any": those who add more would keep this thread at it.
-        for _ in range(len(self.samples)):
-            try:
-                sample = self.samples.popleft()
-            except IndexError:  # they were dropped meanwhile
-                return
-            if type(sample) is Tallied:
-                sample = sample.sample
-            else:
-                tally(sample, self.pack)
-            self.tallied.append(sample)
-
-    def _tally_in_place(self) -> None:
-        for _ in range(len(self.samples)):
-            try:
-                sample = self.samples.popleft()
-            except IndexError:
-                return
-            self._keep(sample)
-
-    def _keep(self, sample: Any) -> None:
-        """Tally a sample, unless it has been, and leave it to the histograms, if there are any."""
-        if type(sample) is not Tallied:
-            tally(sample, self.pack)
-            sample = Tallied(sample)
-        if self.tallied.maxlen != 0:
-            # Not into `tallied`, which nobody may ever empty: whether the buffer is full is told by the samples.
-            self.samples.append(sample)
+        if self.samples.waiting and threading.get_ident() not in self._inside:
+            self._locked(self.samples.hand_over, is_patient=False)
 
     # Reading
 
@@ -422,13 +391,13 @@ class Ledger:
         return self._locked(lambda: [view_book(book, *view) for book, view in self._walk()]) or []
 
     def _walk(self) -> Iterator[tuple[Book, _View]]:
-        self._tally_in_place()
+        self.samples.tally_in_place()
         for book in self._all_books():
             looks = self._look(book)
             live = [pool for pool in tuple(book.pools) if self._is_live(pool)]
             reading, fins = read_book(book, looks, live, self.told_peer if self.by_peer else None)
             for fin in fins:
-                self._keep(fin)
+                self.samples.keep(fin)
             yield book, _View(reading, looks, live)
 
     def _is_live(self, pool: PoolRecord) -> bool:

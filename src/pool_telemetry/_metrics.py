@@ -48,8 +48,9 @@ class MetricsEmitter:
         self._is_cut_off = False
         self._reading_fuse = Fuse("the reading of the books", self._fall_silent)
         self._fuse = Fuse("the recording of metrics", self._let_nothing_gather)
+        self._samples = ledger.samples
         self._tallied: deque[Any] = deque()
-        ledger.tallied = self._tallied
+        self._samples.tallied = self._tallied
 
     def start(self, meter_provider: MeterProvider | None) -> None:
         """Make the instruments of a meter provider that it does not have yet, and feed them from now on.
@@ -85,8 +86,8 @@ class MetricsEmitter:
         self._let_nothing_gather()
 
     def _let_nothing_gather(self) -> None:
-        if self._ledger.tallied is self._tallied:  # and not that of an emitter that install() has made meanwhile
-            self._ledger.tallied = deque(maxlen=0)
+        if self._samples.tallied is self._tallied:  # and not that of an emitter that install() has made meanwhile
+            self._samples.tallied = deque(maxlen=0)
 
     def stop(self) -> None:
         """Fall silent; the instruments stay, for one that is made twice would lose its callback."""
@@ -158,13 +159,13 @@ class MetricsEmitter:
         Args:
             can_wait: leave them for later if a thread is about to fork.
         """
-        samples = self._ledger.tallied
+        tallied = self._samples.tallied
         me = threading.get_ident()
         if me in self._recorders.recording:
             # A finaliser's request, while the SDK holds its own lock for this thread. Or a child that was forked by a
             # signal handler in the middle of it, and that goes on from there: it must not keep all that comes.
-            if len(self._ledger.samples) > _TOO_MANY:
-                self._ledger.samples.clear()
+            if len(self._samples.waiting) > _TOO_MANY:
+                self._samples.waiting.clear()
             return
         if can_wait and self._recorders.should_wait():
             return
@@ -177,10 +178,10 @@ class MetricsEmitter:
             if instruments is None or not is_unset(metrics.get_meter_provider()):
                 instruments = self._instruments
             if self._fuse.is_blown or instruments is None or not instruments.has_sdk():
-                samples.clear()
+                tallied.clear()
                 self._tell_if_cut_off()
                 return
-            self._histograms.record(samples, instruments.histograms)
+            self._histograms.record(tallied, instruments.histograms)
         except Exception:
             self._fuse.blow()
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from ._digest import Digest
 from ._facts import CheckedOut, Closed, Dropped, FinSeen, SetUp
@@ -17,12 +17,6 @@ REMOTE_CLOSE, CLOSE_WAIT = "remote_close", "close_wait"
 SETUP, FAILED_SETUP, SETUP_PHASE = "setup", "failed_setup", "setup_phase"
 WAIT, FAILED_WAIT, CONNECTION, REQUESTS = "wait", "failed_wait", "connection", "requests_per_connection"
 _HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
-
-
-class Tallied(NamedTuple):
-    """A sample that has been tallied, and waits for the histograms."""
-
-    sample: Any
 
 
 def tally(sample: Any, pack: Callable[[Use], Use]) -> None:

@@ -104,7 +104,7 @@ def size_of(ledger: _ledger.Ledger) -> dict[str, int]:
     books = ledger._books.values()
     return {
         "posted": len(ledger._posted),
-        "samples": len(ledger.samples) + len(ledger.tallied),
+        "samples": len(ledger.samples.waiting) + len(ledger.samples.tallied),
         "left alone": len(ledger._left_alone),
         "books": len(books),
         "pools": sum(len(book.pools) for book in books),
@@ -201,7 +201,7 @@ def _check(tenths: list[dict[str, int]], grown: dict[int, int], waiting: int) ->
 
 
 def _check_that_nothing_is_left(before: list[dict[str, Any]], ledger: _ledger.Ledger) -> None:
-    ledger.tallied.clear()
+    ledger.samples.tallied.clear()
     gc.collect()
     everything = gc.get_objects()
     assert not [each for each in everything if isinstance(each, KINDS)]

@@ -197,7 +197,7 @@ def test_one_reuse_in_many_empties_the_full_buffer(telemetry: Telemetry, pool: H
     lengths = []
     for _ in range(2 * MOST_SAMPLES + 5):
         reuse(pool, 1)
-        lengths.append(len(ledger.samples))
+        lengths.append(len(ledger.samples.waiting))
     assert lengths == [number % MOST_SAMPLES for number in range(1, 2 * MOST_SAMPLES + 6)]
     metrics = telemetry.collect()
     assert metrics.count("urllib3.connection.idle.duration", outcome="reused") == 2 * MOST_SAMPLES + 5

@@ -17,6 +17,7 @@ from pool_telemetry import _ledger
 from pool_telemetry._ledger import Ledger
 from pool_telemetry._lifecycle import Upstream
 from pool_telemetry._records import Book, ConnectionRecord, PoolRecord
+from pool_telemetry._samples import Samples
 
 SOURCES = Path(pool_telemetry.__file__).parent
 # What is assigned in there no two threads have.
@@ -58,6 +59,7 @@ def assigned(path: Path) -> Iterator[str]:
 
 FIELDS = {
     "Ledger": set(vars(Ledger(lambda _: (), lambda _: False, lambda: 0, lambda use: use))),
+    "Samples": set(vars(Samples(lambda use: use))),
     "Book": set(vars(Book(Upstream("a", 1, "http")))),
     "PoolRecord": set(PoolRecord.__slots__),
     "ConnectionRecord": set(ConnectionRecord.__slots__),

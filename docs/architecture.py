@@ -20,7 +20,7 @@ PARTS = {
     "_diagnosis": "what is wrong, in words",
     "_hooks": "hooks, metrics, spans",
     "_ledger": "the books",
-    "_setup": "facts: kernel, verdicts, names",
+    "_setup": "kernel, verdicts, names",
     "_processes": "programs that are run",
     "_lifecycle": "the ground",
 }

@@ -19,7 +19,7 @@ TIMELINE, TIMELINE_END = 352, 828
 TICKS = 4
 ID_LENGTH = 7  # as Jaeger abbreviates it
 PREFIX = "urllib3.connection."
-# Attributes that are shown, in this order; without their prefix, as in docs/telemetry.md.
+# Attributes that are shown, in this order; without their prefix, as in docs/reference/telemetry.md.
 SHOWN = ("drop.reason", "drop.phase", "idle.duration", "remote_close.duration", "close_wait.duration", "setup.cause")
 COLOURS = {
     "HTTP connection_dropped ": "#cf3a42",

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from ._errors import MissingExporterError, UnsupportedUrllib3Error
+from ._install_lock import load as _load
 from ._instrument import flush, install, report, snapshot, uninstall
-from ._instrument import load as _load
 from ._version import __version__
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import TextIO
 
-#: The variable by which the processes of a run know of it.
-VARIABLE = "POOL_TELEMETRY_RUN"
+    from ._plan import Plan
+
 #: All that there is to say where no process had a pool.
 NO_POOLS = "pool_telemetry has seen no connection pool in this program.\n"
 _AGAIN_SECONDS = 0.02
@@ -24,49 +24,6 @@ _AGAIN_SECONDS = 0.02
 _PATIENCE = 5.0
 # So often: for an import that a signal has interrupted, and for a reader of a stderr that does not block.
 _MOST_FAILURES, _MOST_WAITS = 25, 100
-
-
-class Plan:
-    """What a run was asked for.
-
-    Args:
-        program: the number of the process that prints the report.
-        folder: where the other processes leave word for it; its own to make, and to remove.
-        every: seconds between reports, ``None`` for one at the end only.
-        output: the file to keep the report in.
-    """
-
-    def __init__(self, program: int, folder: str, every: "float | None", output: "str | None") -> None:
-        self.program = program
-        self.folder = folder
-        self.every = every
-        self.output = output
-
-    def __str__(self) -> str:
-        """As the variable has it."""
-        every = "" if self.every is None else repr(self.every)
-        return ":".join(map(_quoted, (str(self.program), self.folder, every, self.output or "")))
-
-    @classmethod
-    def parse(cls, text: str) -> "Plan | None":
-        """The plan of which this is the text; of any other text none."""
-        try:
-            program, folder, every, output = map(_unquoted, text.split(":"))
-            return cls(int(program), folder, float(every) if every else None, output or None)
-        except ValueError:
-            return None
-
-    def is_of_program(self) -> bool:
-        """Whether this is the process that prints the report."""
-        return os.getpid() == self.program
-
-
-def _quoted(text: str) -> str:
-    return text.replace("%", "%25").replace(":", "%3A")
-
-
-def _unquoted(text: str) -> str:
-    return text.replace("%3A", ":").replace("%25", "%")
 
 
 class AtEnd:
@@ -78,7 +35,7 @@ class AtEnd:
         is_watched: whether this process may have had pools.
     """
 
-    def __init__(self, plan: Plan, tell: "Callable[[Plan], bool]", is_watched: "Callable[[], bool]") -> None:
+    def __init__(self, plan: "Plan", tell: "Callable[[Plan], bool]", is_watched: "Callable[[], bool]") -> None:
         self._plan = plan
         self._tell = tell
         self._is_watched = is_watched
@@ -215,28 +172,6 @@ def with_interrupt_kept(act: "Callable[[], object]") -> None:
             exec("raise KeyboardInterrupt")
         except KeyboardInterrupt:
             return  # as if it had just been
-
-
-def before_child_ends(act: "Callable[[], object]") -> None:
-    """Do something at the end of a child of multiprocessing or of Celery's prefork pool, once it has its first pool.
-
-    They leave by os._exit(), behind the back of atexit, but for one of multiprocessing that was not forked. Elsewhere
-    it is never done.
-    """
-    if is_child_of_multiprocessing():
-        util = sys.modules["multiprocessing.util"]
-        util.Finalize(None, act, exitpriority=-sys.maxsize)  # its waiting for its own children comes before
-    # A child of billiard's runs no finalizers when it is one of a pool.
-    ending = getattr(sys.modules.get("celery.signals"), "worker_process_shutdown", None)
-    if ending is not None:
-        # Once, also where the parent has connected it before the fork.
-        ending.connect(lambda **_: act(), weak=False, dispatch_uid=act)
-
-
-def is_child_of_multiprocessing() -> bool:
-    """Whether multiprocessing has started this process."""
-    module = sys.modules.get("multiprocessing.process")  # which such a child has imported
-    return module is not None and module.parent_process() is not None
 
 
 def write_to_stderr(data: bytes) -> None:

@@ -9,20 +9,9 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, NamedTuple
 
+from ._facts import Adopted, CheckedOut, Closed, Dropped, Gone, PoolGone, PoolSeen, SetUp
 from ._lifecycle import CloseReason, DropPhase, DropReason, Outcome
-from ._records import (
-    Adopted,
-    Book,
-    CheckedOut,
-    Closed,
-    ConnectionRecord,
-    Dropped,
-    Gone,
-    PoolGone,
-    PoolRecord,
-    PoolSeen,
-    SetUp,
-)
+from ._records import Book, ConnectionRecord, PoolRecord
 
 _NONE: frozenset[Any] = frozenset()
 

@@ -13,10 +13,12 @@ from time import monotonic_ns
 from typing import Any
 
 from . import _kernel, _urllib3
+from ._facts import CheckedOut, Dropped
 from ._faults import let_signals_pass
 from ._lifecycle import SUPPRESSED, DropPhase, Outcome, SetupCause, Use
+from ._marks import UnmarkableError, record_of, unmark
 from ._reading import fin_seen, remote_close_of
-from ._records import CheckedOut, ConnectionRecord, Dropped, PoolRecord, UnmarkableError, record_of, unmark
+from ._records import ConnectionRecord, PoolRecord
 from ._verdicts import close_wait_ns, drop_reason
 from ._waiting import Ticket
 from ._watch import MOST_SAMPLES, Watch, type_name
@@ -31,7 +33,7 @@ class CheckoutHooks:
     def make_get_conn(self, gate: list[bool]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """What makes the function in ``_get_conn``'s place out of the original."""
         # Every free variable of a function is fetched whenever it is called: so only what a clean reuse needs is one.
-        hooks, current_use, samples = self, self._watch.current_use, self._watch.ledger.samples
+        hooks, current_use, samples = self, self._watch.current_use, self._watch.ledger.samples.waiting
 
         def make(original: Callable[..., Any]) -> Callable[..., Any]:
             def _get_conn(self: Any, timeout: Any = None) -> Any:
@@ -89,21 +91,21 @@ class CheckoutHooks:
 
         return make
 
-    def _get_with_care(self, original: Callable[..., Any], pool: Any, timeout: Any) -> Any:
+    def _get_with_care(self, original: Callable[..., Any], host_pool: Any, timeout: Any) -> Any:
         record = started_at = ticket = None
         waiting: set[object] = set()
         try:
             try:
                 try:
-                    record = record_of(pool) or self._watch.see(pool)
+                    record = record_of(host_pool) or self._watch.see(host_pool)
                     started_at = monotonic_ns()  # what it takes us to enter a pool is no wait for a connection
                     if record is not None and record.book is not None and record.is_block:
-                        ticket = Ticket(pool, record, started_at)
+                        ticket = Ticket(host_pool, record, started_at)
                         waiting = record.book.waiting
                         waiting.add(ticket)
                 except Exception:
                     self._watch.fuse.blow()
-                conn = original(pool, timeout=timeout)
+                conn = original(host_pool, timeout=timeout)
             finally:
                 waiting -= {ticket}  # no call, which an exception of a signal handler could come in
         except BaseException as error:
@@ -111,7 +113,7 @@ class CheckoutHooks:
                 self._no_connection(record, error, started_at)
             raise
         if record is not None and record.book is not None:
-            self._checked_out(pool, record, conn, started_at, ticket)
+            self._checked_out(host_pool, record, conn, started_at, ticket)
         return conn
 
     def _checked_out(
@@ -120,13 +122,13 @@ class CheckoutHooks:
         try:
             has_waited = ticket is None or not ticket.is_served_at_once(host_pool, pool, conn)
             try:
-                self._tell_checked_out(host_pool, pool, conn, started_at, has_waited=has_waited)
+                self._note_checkout(host_pool, pool, conn, started_at, has_waited=has_waited)
             except UnmarkableError:  # none of urllib3's making: it was handed out, no more can be known
-                self._tell(pool, Outcome.NEW, started_at, monotonic_ns(), None, None, has_waited=has_waited)
+                self._tell_checkout(pool, Outcome.NEW, started_at, monotonic_ns(), None, None, has_waited=has_waited)
         except Exception:
             self._watch.fuse.blow()
 
-    def _tell_checked_out(
+    def _note_checkout(
         self, host_pool: Any, pool: PoolRecord, conn: Any, started_at: int | None, *, has_waited: bool
     ) -> None:
         watch = self._watch
@@ -166,7 +168,7 @@ class CheckoutHooks:
         pool.book.take(connection)
         watch.unmark_if_detached(conn)
         if outcome is not Outcome.REUSED or pool.simple_class is None:
-            self._tell(pool, outcome, started_at, now, idle_ns, use, drop=drop, has_waited=has_waited)
+            self._tell_checkout(pool, outcome, started_at, now, idle_ns, use, drop=drop, has_waited=has_waited)
 
     def _no_connection(self, pool: PoolRecord, error: BaseException, started_at: int | None) -> None:
         try:
@@ -184,11 +186,11 @@ class CheckoutHooks:
                 outcome = Outcome.TIMED_OUT
             else:
                 outcome = Outcome.NEW  # nothing usable was pooled, and making an object failed
-            self._tell(pool, outcome, started_at, now, idle_ns, use, type_name(error), drop)
+            self._tell_checkout(pool, outcome, started_at, now, idle_ns, use, type_name(error), drop)
         except Exception:
             self._watch.fuse.blow()
 
-    def _tell(
+    def _tell_checkout(
         self,
         pool: PoolRecord,
         outcome: Outcome,
@@ -307,9 +309,9 @@ class CheckoutHooks:
 
         return make
 
-    def _returned(self, pool: Any, conn: Any, now: int) -> bool:
+    def _returned(self, host_pool: Any, conn: Any, now: int) -> bool:
         """Note a return of what was not known to be open; gives whether it may bear a record that is in no book."""
-        record: PoolRecord | None = record_of(pool)
+        record: PoolRecord | None = record_of(host_pool)
         if record is None or record.book is None or not self._watch.ledger.is_attached:
             return record is None or record.book is not None
         connection: ConnectionRecord | None = record_of(conn)

@@ -7,9 +7,11 @@ from time import monotonic_ns
 from typing import Any
 
 from . import _urllib3
+from ._facts import SetUp
 from ._faults import Fuse
 from ._lifecycle import SUPPRESSED
-from ._records import ConnectionRecord, SetUp, record_of
+from ._marks import record_of
+from ._records import ConnectionRecord
 from ._setup import Setup
 from ._watch import Watch, type_name
 

@@ -6,7 +6,7 @@ and what got a tracer of ours meanwhile would keep it.
 Each process makes its own. In a forked child the SDK goes on with the parent's: with what the parent's histograms held,
 and, in older versions, under its identity, where two that write one series overwrite each other.
 
-The only importer of the SDK, and imported only when asked for.
+The only importer of the SDK, but for the demo, and imported only when asked for.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, OTELResourceDetecto
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from ._at_end import is_child_of_multiprocessing
+from ._children import is_child_of_multiprocessing
 from ._discretion import quoted
 from ._errors import MissingExporterError, NoPageError
 from ._settings import STARTED_IN
@@ -126,11 +126,11 @@ def meter_provider() -> MeterProvider | None:
         NoPageError: its page cannot be served, as another process has the port.
     """
     key = os.getpid(), "metrics"
-    made = [] if key in _made else [_made_by(make) for make in _exporters("metrics")]
+    made = [] if key in _made else [_make_metric_exporter(make) for make in _exporters("metrics")]
     if made:
         _warn_of_missing_threads(os.getpid())
         # An exporter that is asked, as Prometheus asks, is a reader already.
-        readers = [each if isinstance(each, MetricReader) else _pushing(each) for each in made]
+        readers = [each if isinstance(each, MetricReader) else _periodic_reader(each) for each in made]
         _made.setdefault(key, MeterProvider(readers, _resource(), shutdown_on_exit=False))
     return _made.get(key)
 
@@ -161,7 +161,7 @@ def _resource() -> Resource:
     return _detected().merge(Resource(attributes))
 
 
-def _pushing(exporter: MetricExporter) -> PeriodicExportingMetricReader:
+def _periodic_reader(exporter: MetricExporter) -> PeriodicExportingMetricReader:
     export, process, there = exporter.export, os.getpid(), get_meter_provider()
 
     # Once the application has set a provider, which may well export to the same back end: histograms that went on here
@@ -174,7 +174,7 @@ def _pushing(exporter: MetricExporter) -> PeriodicExportingMetricReader:
     return PeriodicExportingMetricReader(exporter)
 
 
-def _made_by(make: Any) -> Any:
+def _make_metric_exporter(make: Any) -> Any:
     if not str(getattr(make, "__module__", "")).startswith("opentelemetry.exporter.prometheus"):
         return make()  # of others it is not known whose port was taken
     reader: Any = make.__new__(make)

@@ -37,11 +37,14 @@ def parked_in(upstream: UpstreamSnapshot) -> int:
 
 
 def limit_of(upstream: UpstreamSnapshot) -> Durations | None:
-    """The moments of the peer's FINs, if they lie so close together that they show a limit."""
+    """The moments of the peer's FINs, if they are so many and lie so close together that they show a limit."""
     closes = upstream.remote_close_seconds
-    if closes is None or closes.count < LEAST_CLOSES:
-        return None
-    return closes if closes.p95 - closes.p05 <= max(LIMIT_SLACK, LIMIT_SPREAD * closes.p95) else None
+    return closes if closes is not None and closes.count >= LEAST_CLOSES and is_one_limit(closes) else None
+
+
+def is_one_limit(closes: Durations) -> bool:
+    """Whether moments of FINs lie so close together that one limit may have ended all."""
+    return closes.p95 - closes.p05 <= max(LIMIT_SLACK, LIMIT_SPREAD * closes.p95)
 
 
 def cost_of(upstream: UpstreamSnapshot, cause: str, times: int) -> dict[str, float]:

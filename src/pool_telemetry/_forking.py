@@ -17,12 +17,12 @@ class Recorders:
         is_collecting: whether the SDK is in the midst of a collection, in whichever thread.
 
     Attributes:
-        at_it: threads that record; each adds itself, and takes itself out again.
+        recording: threads that record; each adds itself, and takes itself out again.
     """
 
     def __init__(self, is_collecting: Callable[[], bool]) -> None:
         self._is_collecting = is_collecting
-        self.at_it: set[int] = set()
+        self.recording: set[int] = set()
         self._forking: set[int] = set()
 
     def should_wait(self) -> bool:
@@ -42,7 +42,7 @@ class Recorders:
         """Begin anew, with nobody else there; gives whether a lock of the SDK is locked for good."""
         # Threads of the SDK may have been started anew before this is called: those come to an end.
         is_any_held = self._wait()
-        self.at_it &= {threading.get_ident()}
+        self.recording &= {threading.get_ident()}
         self._forking.clear()
         return is_any_held
 
@@ -56,4 +56,4 @@ class Recorders:
         return False
 
     def _is_any_held(self) -> bool:
-        return bool(self.at_it - {threading.get_ident()}) or self._is_collecting()
+        return bool(self.recording - {threading.get_ident()}) or self._is_collecting()

@@ -29,12 +29,12 @@ def start(given: Mapping[str, Any], asked_by: str) -> None:
         TypeError: an unknown setting, or a value of the wrong type.
         ValueError: a value that is not allowed.
     """
-    wanted, there = resolve(given), _instrument.wanted()
-    if there is not None:
-        if replace(there, says_export=wanted.says_export) != wanted:
+    wanted, in_force = resolve(given), _instrument.wanted()
+    if in_force is not None:
+        if replace(in_force, says_export=wanted.says_export) != wanted:
             log.warning("connection pools are watched already: the settings of %s change nothing", asked_by)
         return
-    first_pool = FirstPool(_instrument.plan(wanted))
+    first_pool = FirstPool(_instrument.put_in_later(wanted))
     if "urllib3" in sys.modules:
         first_pool.install()
     else:

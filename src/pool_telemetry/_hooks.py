@@ -53,7 +53,7 @@ class Hooks:
         """Patch urllib3."""
         self._watch.resume()
         patches, pool, module = self._patches, HTTPConnectionPool, urllib3.connectionpool
-        # Where every request passes, wrapt's wrapper would cost more than all that we do.
+        # Where every request passes, a wrapper of wrapt's would cost more than all that we do.
         patches.proxy(pool, "_get_conn", self._checkout.make_get_conn(patches.gate))
         patches.proxy(module, "is_connection_dropped", self._checkout.make_is_connection_dropped(patches.gate))
         patches.replace(pool, "_put_conn", self._checkout.make_put_conn(patches.gate))

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import atexit
 import functools
-import importlib
 import os
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ._at_end import with_interrupt_kept
+from ._install_lock import hold, let_go, load, run_alone
 from ._settings import Settings
 from ._version import __version__
 from ._wanted import Wanted, resolve
@@ -30,12 +28,6 @@ if TYPE_CHECKING:
     from ._snapshot import Snapshot
     from ._stand_ins import StandIns
 
-# Seconds that a thread waits at most for another that is installing, or making exporters: less than the five for which
-# the SDK waits for a detector of resources, whose request may be what waits.
-_PATIENCE = 3.0
-# A fork waits longer: what is half imported in the child hangs whoever imports it there.
-_FORK_PATIENCE = 30.0
-_lock = threading.RLock()
 _ledger: Ledger | None = None
 _wanted: Wanted | None = None  # in force, or to be put in force by the first pool
 _hooks: Hooks | None = None
@@ -108,16 +100,19 @@ def install(
 
 def uninstall() -> None:
     """Put urllib3 back as it was, and fall silent; what has been counted so far goes on at the next ``install()``."""
+    run_alone(_uninstall, is_patient=True)
+
+
+def _uninstall() -> None:
     global _wanted, _hooks, _emitter, _stand_ins
-    with _lock:
-        _wanted = None
-        if _hooks is None or _ledger is None:
-            return
-        _hooks.take_out()
-        _ledger.detach()
-        if _emitter is not None:
-            _emitter.stop()
-        _hooks = _emitter = _stand_ins = None
+    _wanted = None
+    if _hooks is None or _ledger is None:
+        return
+    _hooks.take_out()
+    _ledger.detach()
+    if _emitter is not None:
+        _emitter.stop()
+    _hooks = _emitter = _stand_ins = None
 
 
 def snapshot() -> Snapshot:
@@ -147,18 +142,6 @@ def snapshot() -> Snapshot:
     )
 
 
-def load(name: str) -> ModuleType:
-    """Import a module of ours, and hold forks off: a child that is forked in the midst of it could never end it."""
-    full_name = f"{__package__}.{name}"
-    if full_name in sys.modules:  # it may be under way, but then under the lock
-        return importlib.import_module(full_name)
-    try:
-        _hold(_PATIENCE)
-        return importlib.import_module(full_name)
-    finally:
-        _let_go()
-
-
 def report(file: TextIO | None = None) -> None:
     """Print what the connection pools of this process have done, what is wrong, and what to do about it.
 
@@ -170,14 +153,14 @@ def report(file: TextIO | None = None) -> None:
 
 def _show(seen: Snapshot, file: TextIO) -> None:
     try:
-        _hold(_PATIENCE)  # a child that is forked in the midst of an import could never end it
+        hold()  # a child that is forked in the midst of an import could never end it
         from ._diagnosis import diagnose
         from ._page import likes_colour
         from ._report import show
 
         likes_colour(file)  # which imports rich, if it is there
     finally:
-        _let_go()
+        let_go()
     show(seen, diagnose(seen), file)
 
 
@@ -220,7 +203,7 @@ def _look_before_exit() -> None:
     _before_exit = None if _ledger is None or _ledger.is_busy_here() else snapshot()
 
 
-def have_told_by(meet: Callable[[], object]) -> None:
+def leave_report_to(meet: Callable[[], object]) -> None:
     """Leave the report at the exit to others, who are to be called in each process before its first pool is entered."""
     _tellers.append(meet)
 
@@ -230,7 +213,7 @@ def wanted() -> Wanted | None:
     return _wanted
 
 
-def plan(wanted: Wanted) -> Callable[[], None]:
+def put_in_later(wanted: Wanted) -> Callable[[], None]:
     """Gives what puts this in force, unless ``uninstall()`` or another has come before."""
     global _wanted
     _wanted = wanted
@@ -239,24 +222,18 @@ def plan(wanted: Wanted) -> Callable[[], None]:
 
 def put_in(wanted: Wanted) -> None:
     """Put it in force, if nothing is."""
-    global _wanted
-    # Not for ever: the thread that is installing may wait for this one, which detects a resource by a request. And the
-    # lock may be another one when this is done: an import in the midst of it may fork.
-    lock = _lock
-    try:
-        # In here: an exception of a signal handler may come after any call, also that which takes the lock.
-        if lock.acquire(timeout=_PATIENCE) and _hooks is None:
-            _install(wanted.settings, wanted.tracer_provider, wanted.meter_provider)
-            _wanted = wanted
-    except BaseException:
-        _wanted = None
-        raise
-    finally:
-        # Not contextlib.suppress: entering it is a call, after which a signal may come.
-        try:  # noqa: SIM105 - see above
-            lock.release()
-        except RuntimeError:  # it was not to be had
-            pass
+
+    def put() -> None:
+        global _wanted
+        try:
+            if _hooks is None:
+                _install(wanted.settings, wanted.tracer_provider, wanted.meter_provider)
+                _wanted = wanted
+        except BaseException:
+            _wanted = None
+            raise
+
+    run_alone(put)
 
 
 def rehearse(arguments: Mapping[str, Any]) -> None:
@@ -290,12 +267,6 @@ def flush() -> None:
         from ._stand_ins import flush_exporters
 
         flush_exporters()
-
-
-def renew_lock() -> None:
-    """Make the lock anew, after a fork, or after gevent has patched: the old one takes all greenlets for one thread."""
-    global _lock
-    _lock = threading.RLock()
 
 
 def _install(settings: Settings, tracer_provider: TracerProvider | None, meter_provider: MeterProvider | None) -> None:
@@ -387,28 +358,4 @@ def _meet_process() -> None:
 
 
 def _provide_stand_ins() -> None:
-    lock = _lock  # as in put_in()
-    try:
-        if lock.acquire(timeout=_PATIENCE) and _stand_ins is not None:
-            _stand_ins.provide()
-    finally:
-        try:  # noqa: SIM105 - as in put_in()
-            lock.release()
-        except RuntimeError:
-            pass
-
-
-def _hold(patience: float = _FORK_PATIENCE) -> None:
-    _lock.acquire(timeout=patience)
-
-
-def _let_go() -> None:
-    try:  # noqa: SIM105 - as in put_in()
-        _lock.release()
-    except RuntimeError:
-        pass
-
-
-if hasattr(os, "register_at_fork"):
-    # In the midst of another thread's install() a child would inherit half of it, and modules that are half imported.
-    os.register_at_fork(before=_hold, after_in_parent=_let_go, after_in_child=renew_lock)
+    run_alone(lambda: None if _stand_ins is None else _stand_ins.provide())

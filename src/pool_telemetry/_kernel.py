@@ -87,7 +87,7 @@ def inspect_dropped(sock: Any) -> SocketState:
     state = _state(raw)
     peeked, error = _peek(raw)
     unread = _unread(raw) if state.unread is None else state.unread
-    return _with(state, unread, peeked, error)
+    return _completed(state, unread, peeked, error)
 
 
 def inspect_failed(sock: Any) -> SocketState:
@@ -98,10 +98,10 @@ def inspect_failed(sock: Any) -> SocketState:
         error = raw.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or None
     except Exception:
         error = None
-    return _with(state, state.unread, None, error)
+    return _completed(state, state.unread, None, error)
 
 
-def _with(state: SocketState, unread: int | None, peeked: bytes | None, error: int | None) -> SocketState:
+def _completed(state: SocketState, unread: int | None, peeked: bytes | None, error: int | None) -> SocketState:
     ages = state.data_age_ns, state.ack_age_ns
     return SocketState(state.tcp_state, *ages, state.is_sent_unacked, unread, peeked, error, state.keepalive_ns)
 

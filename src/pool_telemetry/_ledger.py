@@ -8,11 +8,9 @@ What threads share, and who writes it. *Atomic* is a single call of a built-in c
 these: no other thread gets in between, with or without a GIL. What is *made once* is there before others can find it.
 
     Ledger
-        ``_pooled``, ``is_closed``, ``_clock``, ``pack``: made once
+        ``_pooled``, ``is_closed``, ``_clock``, ``pack``, ``samples``: made once
         ``max_upstreams``, ``by_peer``: ``install()``, under its own lock
-        ``_posted``, ``samples``: any thread appends, the holder of the lock takes out; atomic
-        ``tallied``: the holder of the lock appends, any thread takes out; another one by ``install()``, or by the fault
-            that ends the recording
+        ``_posted``: any thread appends, the holder of the lock takes out; atomic
         ``_books``: the holder of ``entering``
         ``_left_alone``, ``_renewing``: any thread; atomic
         ``_told_peers``: any thread; atomic, and at the worst a few more than are wanted
@@ -20,6 +18,11 @@ these: no other thread gets in between, with or without a GIL. What is *made onc
         ``_last``: any thread that reads; each is whole, and the last one stands
         ``is_attached``: the holder of the lock
         ``_lock``, ``entering``, ``process``, ``began``, ``_inherited``: the one thread that empties a child's books
+    Samples
+        ``_pack``: made once
+        ``waiting``: any thread appends, the holder of the lock takes out; atomic
+        ``tallied``: the holder of the lock appends, any thread takes out; another one by ``install()``, or by the fault
+            that ends the recording
     Book
         ``upstream``: made once
         ``out``, ``missing``, ``waiting``: any thread; atomic
@@ -57,10 +60,10 @@ these: no other thread gets in between, with or without a GIL. What is *made onc
         ``Fuse._unblown``: any thread pops, and one gets it, who then sets ``is_blown``
         ``Patches.gate``, ``_claims``, ``_patches``, ``_over``: any thread; atomic
         ``MetricsEmitter._readings``, ``_served``: who collects, under the SDK's lock. ``_is_cut_off``: the forked child
-        ``Recorders.at_it``, ``_forking``: each thread adds and takes out itself; atomic
+        ``Recorders.recording``, ``_forking``: each thread adds and takes out itself; atomic
         ``Instruments.source``: ``install()`` and ``uninstall()``, or ``None`` by a fault
         ``_instruments``, ``_stand_ins``, ``_stand_in``, ``_provided_in``, ``is_wanted``, ``_hooks``, ``_emitter``,
-            ``_ledger``, ``_wanted``: under the lock of ``install()``. ``_instrument._lock`` itself: a forked child
+            ``_ledger``, ``_wanted``: under the lock of ``install()``. ``_install_lock._lock`` itself: a forked child
         ``_at_fork``: whichever thread forks; the last one stands
         ``_teller``: the main thread, before the program begins or as it ends
         ``Teller._claims``: any thread; atomic. ``_met_in``, ``_mark``: the one whose claim it is. ``_told_in``,
@@ -78,22 +81,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from . import _kernel
 from ._changes import change_of, closed_unseen, enter
+from ._facts import Adopted
 from ._faults import let_signals_pass
 from ._lifecycle import OTHER, UNKNOWN_STATE, Upstream, Use
-from ._reading import Look, Reading, read_book
-from ._records import (
-    Adopted,
-    Book,
-    ConnectionRecord,
-    PoolRecord,
-    mark,
-    record_of,
-    unmark,
-)
-from ._tally import Tallied, tally
-from ._turns import in_turns
+from ._looks import Look, as_they_lie, lies_in_pool, look_at, queues_of, socket_in, socket_of
+from ._marks import mark, unmark
+from ._reading import Reading, read_book
+from ._records import Book, ConnectionRecord, PoolRecord
+from ._samples import Samples
 
 if TYPE_CHECKING:
     from ._snapshot import UpstreamSnapshot
@@ -128,10 +124,7 @@ class Ledger:
         #: Whether connections are kept apart by the peer's address.
         self.by_peer = False
         self.is_attached = False
-        #: Durations to be tallied: details, and of a clean reuse (connection, idle ns, use).
-        self.samples: deque[Any] = deque()
-        #: Those that have been, for histograms; without metrics they are not kept.
-        self.tallied: deque[Any] = deque(maxlen=0)
+        self.samples = Samples(pack)
         self._inherited: weakref.WeakSet[Any] = weakref.WeakSet()
         self._posted: deque[Any] = deque()
         self._left_alone: dict[Any, PoolRecord] = {}
@@ -149,7 +142,6 @@ class Ledger:
         self._inside: set[int] = set()
         self.began = self._clock()
         self.samples.clear()
-        self.tallied.clear()
         self._posted.clear()
         self._books: dict[Upstream, Book] = {}
         self._told_peers: set[tuple[Upstream, str]] = set()
@@ -286,11 +278,11 @@ class Ledger:
             if live is not None:
                 take_up(pool)
                 mark(live, pool)
-        queues = self._queues(book)
+        queues = queues_of(tuple(book.pools), self._pooled)
         taken_up: set[int] = set()
         for connection in tuple(book.connections):
             conn = connection.live()
-            if conn is None or _socket_in(conn, connection) is None:
+            if conn is None or socket_in(conn, connection) is None:
                 connection.is_open = False
                 self._apply(closed_unseen(connection))
             elif id(conn) in taken_up:
@@ -303,7 +295,7 @@ class Ledger:
                 connection.adopted, connection.returned_at, connection.opened_at = True, None, None
                 connection.is_open = True
                 mark(conn, connection)
-                if not _is_idle(connection, conn, queues, or_else=True):
+                if not lies_in_pool(connection, conn, queues, or_else=True):
                     connection.checked_out_at = self._clock()
                     book.take(connection)
 
@@ -315,7 +307,7 @@ class Ledger:
         """Empty books, as a forked child must have them: the parent tells of its own."""
         self._book()  # what was only posted has its marks on the application's objects, too
         for book in self._all_books():
-            self._inherited.update(filter(None, (_socket_of(each) for each in book.connections)))
+            self._inherited.update(filter(None, (socket_of(each) for each in book.connections)))
         self._unmark()
         self._clear()
 
@@ -355,45 +347,15 @@ class Ledger:
 
     def _apply(self, details: Any) -> None:
         if isinstance(details, Adopted):
-            details.connection.is_inherited = _socket_of(details.connection) in self._inherited
-        enter(change_of(details), self.samples, self._posted, details)
+            details.connection.is_inherited = socket_of(details.connection) in self._inherited
+        enter(change_of(details), self.samples.waiting, self._posted, details)
 
     # Durations
 
     def drain(self) -> None:
         """Tally the samples, unless somebody is at the books; then they are left for the next."""
-        if self.samples and threading.get_ident() not in self._inside:
-            self._locked(self._drain, is_patient=False)
-
-    def _drain(self) -> None:
-        # Not "while there are any": those who add more would keep this thread at it.
-        for _ in range(len(self.samples)):
-            try:
-                sample = self.samples.popleft()
-            except IndexError:  # they were dropped meanwhile
-                return
-            if type(sample) is Tallied:
-                sample = sample.sample
-            else:
-                tally(sample, self.pack)
-            self.tallied.append(sample)
-
-    def _tally_in_place(self) -> None:
-        for _ in range(len(self.samples)):
-            try:
-                sample = self.samples.popleft()
-            except IndexError:
-                return
-            self._keep(sample)
-
-    def _keep(self, sample: Any) -> None:
-        """Tally a sample, unless it has been, and leave it to the histograms, if there are any."""
-        if type(sample) is not Tallied:
-            tally(sample, self.pack)
-            sample = Tallied(sample)
-        if self.tallied.maxlen != 0:
-            # Not into `tallied`, which nobody may ever empty: whether the buffer is full is told by the samples.
-            self.samples.append(sample)
+        if self.samples.waiting and threading.get_ident() not in self._inside:
+            self._locked(self.samples.hand_over, is_patient=False)
 
     # Reading
 
@@ -429,48 +391,22 @@ class Ledger:
         return self._locked(lambda: [view_book(book, *view) for book, view in self._walk()]) or []
 
     def _walk(self) -> Iterator[tuple[Book, _View]]:
-        self._tally_in_place()
+        self.samples.tally_in_place()
         for book in self._all_books():
             looks = self._look(book)
             live = [pool for pool in tuple(book.pools) if self._is_live(pool)]
             reading, fins = read_book(book, looks, live, self.told_peer if self.by_peer else None)
             for fin in fins:
-                self._keep(fin)
+                self.samples.keep(fin)
             yield book, _View(reading, looks, live)
 
     def _is_live(self, pool: PoolRecord) -> bool:
         live = pool.pool()
         return live is not None and not self.is_closed(live)
 
-    def _queues(self, book: Book) -> dict[PoolRecord, set[int] | None]:
-        """What lies in each pool, by id; ``None`` where a queue cannot be read."""
-        queues: dict[PoolRecord, set[int] | None] = {}
-        for pool in tuple(book.pools):
-            live = pool.pool()
-            lying = () if live is None else self._pooled(live)
-            queues[pool] = None if lying is None else {id(conn) for conn in lying}
-        return queues
-
     def _look(self, book: Book) -> dict[ConnectionRecord, Look]:
         """A look at each connection of the book. Books what ended meanwhile."""
-        began, queues = self._clock(), self._queues(book)
-        looks: dict[ConnectionRecord, Look] = {}
-        strangers = []
-        # There may be ten thousand: what each needs is fetched once, and a named tuple made without a call of Python's.
-        read_state, clock, is_attached, out = _kernel.read_state, self._clock, self.is_attached, book.out
-        new_look: Callable[..., Look] = tuple.__new__
-        for part in in_turns(_as_they_lie(book.connections)):
-            for connection in part:
-                conn = connection.live()
-                sock = None if conn is None else _socket_in(conn, connection)
-                if sock is None or (is_attached and record_of(conn) is not connection):
-                    strangers.append(connection)
-                    continue
-                lying = queues.get(connection.pool, _NOTHING)
-                is_idle = connection not in out if lying is None else id(conn) in lying
-                if connection.checked_out_at > began:
-                    is_idle = False  # taken by one who was given a turn since
-                looks[connection] = new_look(Look, (is_idle, read_state(sock), clock()))
+        looks, strangers = look_at(book, self._pooled, self._clock, are_marked=self.is_attached)
         if strangers:
             # A close posts before it acts, so that what ended properly is booked by now. The rest lost its socket
             # behind urllib3's back.
@@ -480,8 +416,8 @@ class Ledger:
                     connection.is_open = False
                     self._apply(closed_unseen(connection))
             # Opened while the others were looked at: in use, by the one who has just opened it.
-            new = Look(is_idle=False, state=UNKNOWN_STATE, at=clock())
-            looks = {each: looks.get(each, new) for each in _as_they_lie(book.connections)}
+            new = Look(is_idle=False, state=UNKNOWN_STATE, at=self._clock())
+            looks = {each: looks.get(each, new) for each in as_they_lie(book.connections)}
         return looks
 
 
@@ -489,32 +425,3 @@ class _View(NamedTuple):
     reading: Reading
     looks: dict[ConnectionRecord, Look]
     pools: list[PoolRecord]
-
-
-# A pool that is gone has closed what lay in it: the rest is in use.
-_NOTHING: frozenset[int] = frozenset()
-
-
-def _is_idle(
-    connection: ConnectionRecord, conn: Any, queues: dict[PoolRecord, set[int] | None], *, or_else: bool
-) -> bool:
-    """Whether a connection lies in its pool; ``or_else`` where that cannot be seen."""
-    lying = queues.get(connection.pool, _NOTHING)
-    return or_else if lying is None else id(conn) in lying
-
-
-def _as_they_lie(connections: set[ConnectionRecord]) -> list[ConnectionRecord]:
-    """In the order of memory, which is much that of their making."""
-    # In a set's, which is random, the processor fetches each of thousands anew, and its socket: a tenth of a look.
-    return sorted(connections, key=id)
-
-
-def _socket_of(connection: ConnectionRecord) -> Any:
-    reference = connection.sock
-    return None if reference is None else reference()
-
-
-def _socket_in(conn: Any, connection: ConnectionRecord) -> Any:
-    """The socket of a connection object, ``None`` if it is not the one that its record is of."""
-    sock, reference = getattr(conn, "sock", None), connection.sock
-    return sock if reference is None or reference() is sock else None

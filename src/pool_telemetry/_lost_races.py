@@ -54,12 +54,12 @@ def cause_of(upstream: UpstreamSnapshot, by_reason: dict[str, int]) -> Cause | N
     limit = limit_of(upstream)
     if limit is not None and _is_close(idle, limit):
         return _by_a_hair(upstream, idle, limit)
-    survived = _below(upstream.idle_seconds.get("reused"), lost + LEAST_SURVIVORS)
+    survived = _highest_reached(upstream.idle_seconds.get("reused"), lost + LEAST_SURVIVORS)
     if survived is not None and survived.seconds >= max(SURVIVED_TIMES * idle.half, idle.half + LIMIT_SLACK):
         return _by_restarts(upstream, idle, survived)
     # A unix socket has no way between.
     if limit is None and upstream.port is not None and by_reason["reset"] + by_reason["timed_out"] == lost:
-        return _by_the_way(upstream, idle)
+        return _on_the_way(upstream, idle)
     return None
 
 
@@ -68,7 +68,7 @@ class _Quantile(NamedTuple):
     seconds: float
 
 
-def _below(durations: Durations | None, tail: int) -> _Quantile | None:
+def _highest_reached(durations: Durations | None, tail: int) -> _Quantile | None:
     """The highest quantile that so many durations reach or exceed, among them those lost, which had been reused too."""
     if durations is None:
         return None
@@ -116,11 +116,11 @@ def _by_restarts(upstream: UpstreamSnapshot, idle: _Idle, survived: _Quantile) -
     return Cause(told, evidence, advice)
 
 
-def _by_the_way(upstream: UpstreamSnapshot, idle: _Idle) -> Cause | None:
+def _on_the_way(upstream: UpstreamSnapshot, idle: _Idle) -> Cause | None:
     reused = upstream.idle_seconds.get("reused")
     others = None
     if reused is not None and reused.count - idle.lost >= LEAST_SURVIVORS:
-        others = _below(reused, idle.lost)
+        others = _highest_reached(reused, idle.lost)
         if others is None or idle.p05 <= others.seconds:
             return None
     if idle.p05 < SHORTEST_MEMORY:

@@ -5,33 +5,27 @@ Nothing is recorded while a request runs, but for the one in ``MOST_SAMPLES`` th
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
-from opentelemetry import metrics, trace
-from opentelemetry.context import Context
-from opentelemetry.metrics import Histogram, MeterProvider, Observation
-from opentelemetry.trace import propagation
+from opentelemetry import metrics
+from opentelemetry.metrics import MeterProvider, Observation
 
 from . import _semconv as names
 from ._faults import Fuse, log
 from ._forking import Recorders
+from ._histograms import SampleRecorder
 from ._instruments import Instruments, Source
 from ._ledger import Ledger
-from ._lifecycle import OTHER, SUPPRESSED, DropPhase, Outcome, Upstream, Use
+from ._points import observations
 from ._providers import is_unset
 from ._reading import Reading
-from ._recording import record_all
-from ._records import CheckedOut, Closed, ConnectionRecord, Dropped, FinSeen, PoolRecord, SetUp
-from ._semconv import Attributes, Metric, known, seconds, upstream_attributes
+from ._semconv import Metric
 from ._settings import Settings
 
 _TOO_MANY = 10_000  # samples
-
-Histograms = dict[str, Histogram]  # by the metric's name
 
 
 class MetricsEmitter:
@@ -49,12 +43,14 @@ class MetricsEmitter:
         self._stand_ins: Instruments | None = None
         self._readings: list[Reading] = []
         self._served: set[str] = set()
+        self._histograms = SampleRecorder(self._wants, ledger.told_peer if settings.peer_address else None)
         self._recorders = Recorders(lambda: self._instruments is not None and self._instruments.is_collecting())
         self._is_cut_off = False
         self._reading_fuse = Fuse("the reading of the books", self._fall_silent)
         self._fuse = Fuse("the recording of metrics", self._let_nothing_gather)
+        self._samples = ledger.samples
         self._tallied: deque[Any] = deque()
-        ledger.tallied = self._tallied
+        self._samples.tallied = self._tallied
 
     def start(self, meter_provider: MeterProvider | None) -> None:
         """Make the instruments of a meter provider that it does not have yet, and feed them from now on.
@@ -90,8 +86,8 @@ class MetricsEmitter:
         self._let_nothing_gather()
 
     def _let_nothing_gather(self) -> None:
-        if self._ledger.tallied is self._tallied:  # and not that of an emitter that install() has made meanwhile
-            self._ledger.tallied = deque(maxlen=0)
+        if self._samples.tallied is self._tallied:  # and not that of an emitter that install() has made meanwhile
+            self._samples.tallied = deque(maxlen=0)
 
     def stop(self) -> None:
         """Fall silent; the instruments stay, for one that is made twice would lose its callback."""
@@ -107,7 +103,7 @@ class MetricsEmitter:
                 self._reading_fuse.blow()
                 return
             self._stand_ins.source = lambda metric: (
-                _observations(metric, totals) if metric.kind == "counter" and self._wants(metric) else ()
+                observations(metric, totals) if metric.kind == "counter" and self._wants(metric) else ()
             )
 
     def before_fork(self) -> None:
@@ -153,7 +149,7 @@ class MetricsEmitter:
                 self._reading_fuse.blow()
                 return []
         self._served.add(metric.name)
-        return _observations(metric, self._readings)
+        return observations(metric, self._readings)
 
     # Histograms
 
@@ -163,18 +159,18 @@ class MetricsEmitter:
         Args:
             can_wait: leave them for later if a thread is about to fork.
         """
-        samples = self._ledger.tallied
+        tallied = self._samples.tallied
         me = threading.get_ident()
-        if me in self._recorders.at_it:
+        if me in self._recorders.recording:
             # A finaliser's request, while the SDK holds its own lock for this thread. Or a child that was forked by a
             # signal handler in the middle of it, and that goes on from there: it must not keep all that comes.
-            if len(self._ledger.samples) > _TOO_MANY:
-                self._ledger.samples.clear()
+            if len(self._samples.waiting) > _TOO_MANY:
+                self._samples.waiting.clear()
             return
         if can_wait and self._recorders.should_wait():
             return
         try:
-            self._recorders.at_it.add(me)
+            self._recorders.recording.add(me)
             if can_wait and self._recorders.should_wait():  # one that has not seen this thread
                 return
             self._ledger.drain()
@@ -182,14 +178,14 @@ class MetricsEmitter:
             if instruments is None or not is_unset(metrics.get_meter_provider()):
                 instruments = self._instruments
             if self._fuse.is_blown or instruments is None or not instruments.has_sdk():
-                samples.clear()
+                tallied.clear()
                 self._tell_if_cut_off()
                 return
-            self._record_samples(samples, instruments.histograms)
+            self._histograms.record(tallied, instruments.histograms)
         except Exception:
             self._fuse.blow()
         finally:
-            self._recorders.at_it.discard(me)
+            self._recorders.recording.discard(me)
 
     def _tell_if_cut_off(self) -> None:
         if self._is_cut_off:
@@ -198,167 +194,3 @@ class MetricsEmitter:
                 "this process records no histograms: it was forked while another thread held a lock of OpenTelemetry's "
                 "SDK, which nobody can release here; let each process set up providers of its own, or use `export`"
             )
-
-    def _record_samples(self, samples: deque[Any], into: Histograms) -> None:
-        reuses: dict[Any, deque[Any]] = {}  # there are most of these by far: those of one point are recorded together
-        try:
-            # Not "while there are any": those who add more would keep this thread at it, under the SDK's lock.
-            for _ in range(len(samples)):
-                try:
-                    sample = samples.popleft()
-                except IndexError:  # another thread is at it as well
-                    break
-                if isinstance(sample, tuple):
-                    reuses.setdefault(self._point(sample[0]), deque()).append(sample)
-                else:
-                    self._record(sample, into)
-            for point, of_point in reuses.items():
-                record_all(into[names.IDLE_TIME.name], _point_attributes(*point, (_REUSED,)), of_point, _measured)
-        finally:
-            for of_point in reuses.values():  # an exception of a signal handler came in between
-                samples.extend(of_point)
-
-    def _record(self, sample: Any, into: Histograms) -> None:
-        if isinstance(sample, Dropped):
-            if sample.phase is DropPhase.CHECKOUT:
-                self._put(into, names.IDLE_TIME, sample.idle_ns, sample.connection, sample.use, _REPLACED)
-                self._put(into, names.CLOSE_WAIT_TIME, sample.close_wait_ns, sample.connection, sample.use)
-        elif isinstance(sample, FinSeen):
-            self._put(into, names.REMOTE_CLOSE, sample.remote_close_ns, sample.connection, None)
-        elif isinstance(sample, CheckedOut):
-            self._put(into, names.WAIT, sample.waited_ns, sample.pool, sample.use, (names.ERROR_TYPE, sample.error))
-        elif isinstance(sample, SetUp):
-            self._record_setup(sample, into)
-        elif isinstance(sample, Closed):
-            version = (names.PROTOCOL_VERSION, sample.connection.version)
-            self._put(into, names.LIFE, sample.age_ns, sample.connection, None, version)
-            self._put(into, names.REQUESTS, sample.served, sample.connection, None)
-
-    def _record_setup(self, set_up: SetUp, into: Histograms) -> None:
-        cause, error = (names.SETUP_CAUSE, set_up.cause.value), (names.ERROR_TYPE, set_up.error)
-        took_ns = set_up.ended_at - set_up.started_at
-        self._put(into, names.SETUP, took_ns, set_up.connection, set_up.use, cause, error)
-        for phase in set_up.phases:
-            name, error = (names.SETUP_PHASE, phase.name.value), (names.ERROR_TYPE, phase.error)
-            took_ns = phase.ended_at - phase.started_at
-            self._put(into, names.PHASE, took_ns, set_up.connection, set_up.use, name, error)
-
-    def _put(
-        self,
-        into: Histograms,
-        metric: Metric,
-        value: int | None,
-        of: ConnectionRecord | PoolRecord,
-        use: Use,
-        *attributes: tuple[str, str | None],
-    ) -> None:
-        histogram = into.get(metric.name)
-        if value is None or use is SUPPRESSED or histogram is None or not self._wants(metric):
-            return
-        amount = max(0, value) / 1e9 if metric.unit == "s" else value  # a clock that is set by a test may run backwards
-        histogram.record(amount, _point_attributes(*self._point(of), attributes), _exemplar_context(use))
-
-    def _point(self, of: ConnectionRecord | PoolRecord) -> tuple[Upstream, str | None]:
-        """What tells one point from another, beside the metric's own attributes."""
-        peer = None
-        if isinstance(of, ConnectionRecord):
-            peer = self._ledger.told_peer(of) if self._settings.peer_address else None
-            of = of.pool
-        assert of.book is not None
-        return of.book.upstream, peer
-
-
-def _observations(metric: Metric, readings: list[Reading]) -> list[Observation]:
-    points = _POINTS[metric]
-    return [
-        Observation(value, {**_upstream_attributes(reading.upstream), **known(attributes)})
-        for reading in readings
-        for attributes, value in points(reading)
-    ]
-
-
-def _measured(reuse: tuple[ConnectionRecord, int, Use]) -> tuple[float, Context]:
-    _, idle_ns, use = reuse
-    return (idle_ns / 1e9 if idle_ns > 0 else 0.0), _exemplar_context(use)
-
-
-_REUSED = (names.OUTCOME, Outcome.REUSED.value)
-_REPLACED = (names.OUTCOME, Outcome.REPLACED.value)
-
-
-@functools.lru_cache(maxsize=1024)
-def _upstream_attributes(upstream: Upstream) -> Attributes:
-    overflow = True if upstream.address == OTHER else None
-    return known({**upstream_attributes(upstream), names.METRIC_OVERFLOW: overflow})
-
-
-@functools.lru_cache(maxsize=1024)
-def _point_attributes(
-    upstream: Upstream, peer: str | None, attributes: tuple[tuple[str, str | None], ...]
-) -> Attributes:
-    return known({**_upstream_attributes(upstream), names.PEER_ADDRESS: peer, **dict(attributes)})
-
-
-# Not empty: in an empty context's place the SDK takes the current one, of whoever records.
-_NO_SPAN = Context({propagation._SPAN_KEY: trace.INVALID_SPAN})
-
-
-def _exemplar_context(use: Use) -> Context:
-    # The sample is recorded later, by another thread or request: its exemplar must lead to the request's own trace.
-    return (
-        _NO_SPAN if use is None or not use.is_valid else Context({propagation._SPAN_KEY: trace.NonRecordingSpan(use)})
-    )
-
-
-# The points of each observable instrument: attributes beside the upstream's, and the value.
-Points = Iterator[tuple[Attributes, float]]
-
-
-def _open(reading: Reading) -> Points:
-    for (state, version, peer), count in reading.open.items():
-        yield {names.POOL_STATE: state, names.PROTOCOL_VERSION: version, names.PEER_ADDRESS: peer}, count
-
-
-def _sockets(reading: Reading) -> Points:
-    for (state, tcp_state), count in reading.sockets.items():
-        yield {names.POOL_STATE: state, names.TCP_STATE: tcp_state}, count
-
-
-def _drops(reading: Reading) -> Points:
-    for (reason, phase), count in reading.drops.items():
-        yield {names.DROP_REASON: reason.value, names.DROP_PHASE: phase.value}, count
-
-
-def _by(attribute: str, pick: Callable[[Reading], dict[Any, int]]) -> Callable[[Reading], Points]:
-    def points(reading: Reading) -> Points:
-        for key, count in pick(reading).items():
-            yield {attribute: getattr(key, "value", key)}, count
-
-    return points
-
-
-def _one(pick: Callable[[Reading], float | None]) -> Callable[[Reading], Points]:
-    def points(reading: Reading) -> Points:
-        value = pick(reading)
-        if value is not None:
-            yield {}, value
-
-    return points
-
-
-_POINTS: dict[Metric, Callable[[Reading], Points]] = {
-    names.CHECKOUTS: _by(names.OUTCOME, lambda reading: reading.checkouts),
-    names.DROPPED: _drops,
-    names.OPENED_CONNECTIONS: _one(lambda reading: reading.opened),
-    names.CLOSED_CONNECTIONS: _by(names.CLOSE_REASON, lambda reading: reading.closed),
-    names.LEAKED: _one(lambda reading: reading.leaked),
-    names.OPEN: _open,
-    names.SOCKETS: _sockets,
-    names.CLOSE_WAIT_AGE: _one(lambda reading: seconds(reading.close_wait_age_ns)),
-    names.PENDING: _one(lambda reading: reading.pending),
-    names.SIZE: _by(names.POOL_BLOCK, lambda reading: reading.sizes),
-    names.PEAK: _one(lambda reading: reading.peak),
-    names.POOLS: _one(lambda reading: reading.pools),
-    names.CREATIONS: _one(lambda reading: reading.creations),
-    names.USE_TIME: _one(lambda reading: seconds(reading.use_ns)),
-}

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Protocol, TextIO
 
-from ._words import TIE, Text
+from ._text import TIE, Text
 
 NARROWEST, TERMINAL_WIDTH, PIPE_WIDTH = 40, 80, 100
 _JOINTS = f"{TIE}./_-:"  # behind one of these a word is best cut

@@ -1,4 +1,7 @@
-"""Putting wrappers into classes and modules, and taking them out again exactly; the only importer of wrapt."""
+"""Putting ours in the place of functions of classes and modules, and taking it out exactly; the only importer of wrapt.
+
+It is a wrapper of wrapt's, a proxy of wrapt's, or a plain function: the more often the host calls it, the less.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ Make = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class _Patch(NamedTuple):
-    # Weak references: the classes of connections are the application's. What was there before hangs on our wrapper.
+    # Weak references: the classes of connections are the application's. What was there before hangs on ours.
     owner: weakref.ref[Any]
     name: str
     was_own: bool
@@ -29,8 +32,8 @@ class Patches:
     """What has been put in, and the gate that all of it heeds.
 
     Attributes:
-        gate: holds something while the wrappers are to act. A wrapper that another library has built upon, and that
-            cannot be taken out therefore, is silent for good once it is empty.
+        gate: holds something while what was put in is to act. What another library has built upon, and cannot be taken
+            out therefore, is silent for good once it is empty.
     """
 
     def __init__(self) -> None:
@@ -41,15 +44,15 @@ class Patches:
         self._over: list[bool] = []  # a list, as the gate is: another thread may fill it between two looks
 
     def open(self) -> None:
-        """Let the wrappers act."""
+        """Let all of it act."""
         self.gate[:] = [True]
 
     def shut(self) -> None:
-        """Silence every wrapper at once, wherever it sits."""
+        """Silence all of it at once, wherever it sits."""
         self.gate.clear()
 
     def wrap(self, owner: Any, name: str, wrapper: Wrapper) -> None:
-        """Put a wrapt wrapper around a function of a class or module, once."""
+        """Put a wrapper of wrapt's around a function of a class or module, once."""
         # wrapt asks for the truth of whatever it is given, on each call: a list needs no Python call for that.
         gate: Any = self.gate
 
@@ -90,7 +93,7 @@ class Patches:
             self.undo()
 
     def undo(self) -> None:
-        """Silence the wrappers, and take them out last to first."""
+        """Silence all of it, and take it out last to first."""
         self.shut()
         self._over.append(True)
         while self._patches:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
 
 from . import _kernel
+from ._facts import FinSeen
 from ._frozen import frozen
 from ._lifecycle import (
     CLOSE_WAIT,
@@ -17,7 +17,8 @@ from ._lifecycle import (
     SocketState,
     Upstream,
 )
-from ._records import ACTIVE, IDLE, Book, ConnectionRecord, FinSeen, OpenKey, PoolRecord, SocketKey
+from ._looks import Look
+from ._records import ACTIVE, IDLE, Book, ConnectionRecord, OpenKey, PoolRecord, SocketKey
 from ._turns import in_turns
 from ._verdicts import close_wait_ns, remote_close_ns
 
@@ -42,20 +43,6 @@ class Reading:
     pools: int
     creations: int
     use_ns: int
-
-
-class Look(NamedTuple):
-    """What was seen of a connection from outside.
-
-    Attributes:
-        is_idle: it lies in its pool.
-        state: its socket's.
-        at: when.
-    """
-
-    is_idle: bool
-    state: SocketState
-    at: int
 
 
 def read_book(

@@ -47,23 +47,23 @@ def record_all(
         samples: each is taken out just before it is recorded: an exception of a signal handler leaves the others.
         measure: gives a sample's value, and the context to which its exemplar is to lead.
     """
-    way = None
+    shortcut = None
     if len(samples) >= _WORTHWHILE:
         value, context = measure(samples.popleft())
         histogram.record(value, attributes, context)  # makes the aggregations that are not there yet
-        way = _Way.to(histogram, attributes)
+        shortcut = _Shortcut.to(histogram, attributes)
     while samples:
         value, context = measure(samples.popleft())
-        if way is None:
+        if shortcut is None:
             histogram.record(value, attributes, context)
             continue
-        measurement = _Measurement(value, time_ns(), way.instrument, context, attributes)
-        is_sampled = way.should_sample(value, measurement.time_unix_nano, attributes, context)
-        for aggregation in way.aggregations:
+        measurement = _Measurement(value, time_ns(), shortcut.instrument, context, attributes)
+        is_sampled = shortcut.should_sample(value, measurement.time_unix_nano, attributes, context)
+        for aggregation in shortcut.aggregations:
             aggregation.aggregate(measurement, is_sampled)
 
 
-class _Way(NamedTuple):
+class _Shortcut(NamedTuple):
     """The aggregations of one point, of each reader and view, and the filter of exemplars."""
 
     instrument: Any
@@ -71,7 +71,7 @@ class _Way(NamedTuple):
     should_sample: Any
 
     @classmethod
-    def to(cls, histogram: Any, attributes: Attributes) -> _Way | None:
+    def to(cls, histogram: Any, attributes: Attributes) -> _Shortcut | None:
         """``None`` where there is anything but what is known, or an instrument that is switched off."""
         try:
             # The API's proxy has one of the SDK's.

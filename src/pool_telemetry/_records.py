@@ -1,36 +1,22 @@
-"""The records of pools, connections and upstreams, and what is told of them.
+"""The records of pools, connections and upstreams: what is written to as things happen.
 
-Records are ours and hold the application's objects by weak references only. What is told is made once, where it
-happened, and never changed. Every time is passed in, in nanoseconds of the monotonic clock.
+They are ours, and hold the application's objects by weak references only. Every time is passed in, in nanoseconds of
+the monotonic clock.
 """
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._digest import Digest
-from ._frozen import frozen
-from ._lifecycle import (
-    CLOSE_WAIT,
-    ESTABLISHED,
-    CloseReason,
-    DropPhase,
-    DropReason,
-    Outcome,
-    SetupCause,
-    SocketState,
-    Upstream,
-    Use,
-)
-from ._setup import Phase, Setup
+from ._lifecycle import CLOSE_WAIT, ESTABLISHED, CloseReason, DropPhase, DropReason, Outcome, SetupCause, Upstream, Use
+from ._setup import Setup
 
-#: The attribute in which a pool and a connection carry their record. Never by way of their ``__dict__``: from Python
-#: 3.11 on an object makes that dict when it is first asked for, and each later access to any attribute costs more.
-#: Where every request passes, the name is spelled out.
-MARK = "_pool_telemetry"
+if TYPE_CHECKING:
+    from ._facts import Dropped
+
 IDLE, ACTIVE = "idle", "active"
 OpenKey = tuple[str, str, str | None]  # idle or active, protocol version, the peer's address
 SocketKey = tuple[str, str | None]  # idle or active, TCP state
@@ -263,163 +249,3 @@ class ConnectionRecord:
         except AttributeError:
             return False
         return True
-
-
-# What is told: each is made once, where it happened, and never changed.
-
-
-@frozen
-class PoolSeen:
-    """A pool was seen for the first time."""
-
-    pool: PoolRecord
-
-
-@frozen
-class PoolGone:
-    """A pool was collected."""
-
-    pool: PoolRecord
-
-
-@frozen
-class Adopted:
-    """A socket was found open whose opening was not seen."""
-
-    connection: ConnectionRecord
-
-
-@frozen
-class CheckedOut:
-    """A checkout that was more than a clean reuse, or that blocked, or of which a span was asked for."""
-
-    pool: PoolRecord
-    outcome: Outcome
-    started_at: int
-    ended_at: int
-    idle_ns: int | None
-    waited_ns: int | None
-    use: Use
-    error: str | None = None
-    drop: Dropped | None = None
-
-
-@frozen
-class Dropped:
-    """A pooled connection was found ended by the peer or the network."""
-
-    connection: ConnectionRecord
-    phase: DropPhase
-    reason: DropReason
-    started_at: int
-    state: SocketState
-    idle_ns: int | None
-    close_wait_ns: int | None
-    remote_close_ns: int | None
-    use: Use = None
-    error: str | None = None
-    ended_at: int = 0
-    age_ns: int | None = None
-    served: int | None = None
-
-    def ended(self, now: int, use: Use) -> Dropped:
-        """The same, with its end and the use that found it."""
-        # Not dataclasses.replace(), which goes through all fields.
-        whole = object.__new__(Dropped)
-        whole.__dict__.update(self.__dict__, ended_at=now, use=use)
-        return whole
-
-
-@frozen
-class SetUp:
-    """A connection was opened, or could not be."""
-
-    connection: ConnectionRecord
-    cause: SetupCause
-    started_at: int
-    ended_at: int
-    phases: tuple[Phase, ...]
-    use: Use
-    error: str | None
-
-
-@frozen
-class Closed:
-    """A connection ended."""
-
-    connection: ConnectionRecord
-    reason: CloseReason
-    age_ns: int | None
-    served: int | None
-    use_ns: int
-    drop: Dropped | None = None  # of a lost race
-
-
-@frozen
-class Gone:
-    """A connection object was collected."""
-
-    connection: ConnectionRecord
-    was_out: bool
-    is_leak: bool
-
-
-@frozen
-class FinSeen:
-    """A parked socket was found in CLOSE_WAIT for the first time."""
-
-    connection: ConnectionRecord
-    remote_close_ns: int
-
-
-class UnmarkableError(Exception):
-    """An object that urllib3 did not make, and that cannot bear a record."""
-
-
-def mark(host: Any, record: PoolRecord | ConnectionRecord) -> None:
-    """Leave a record on an object, whatever its class makes of attributes.
-
-    Raises:
-        UnmarkableError: the object has no room for it.
-    """
-    values = _dict_of(host)
-    if values is not None:
-        values[MARK] = record
-        return
-    try:
-        object.__setattr__(host, MARK, record)
-    except (AttributeError, TypeError):
-        raise UnmarkableError from None
-
-
-def unmark(host: Any) -> None:
-    """Take the record off an object, if it bears one."""
-    values = _dict_of(host)
-    if values is not None:
-        values.pop(MARK, None)
-        return
-    with contextlib.suppress(AttributeError, TypeError):
-        object.__delattr__(host, MARK)
-
-
-def record_of(host: Any) -> Any:
-    """The record that a pool or a connection bears, ``None`` if it has none."""
-    kind: Any = type(host)
-    if kind.__setattr__ is not object.__setattr__:  # as _dict_of() asks, too; most need no call
-        values = _dict_of(host)
-        if values is not None:
-            return values.get(MARK)
-    try:
-        return object.__getattribute__(host, MARK)
-    except AttributeError:
-        return None
-
-
-def _dict_of(host: Any) -> dict[str, Any] | None:
-    # Of objects that make something else of their attributes: a proxy's, of wrapt's say, are those of what it stands
-    # for, and its dict is that one's.
-    kind: Any = type(host)
-    if kind.__setattr__ is object.__setattr__:
-        return None
-    values = getattr(host, "__dict__", None)
-    return values if isinstance(values, dict) else None

@@ -14,7 +14,7 @@ from ._finding import Finding, Severity
 from ._lifecycle import OTHER
 from ._page import Page
 from ._snapshot import Snapshot, UpstreamSnapshot
-from ._words import BAD, BOLD, DIM, GOOD, NOTE, TIE, WARNING, Text, clean, count, duration
+from ._text import BAD, BOLD, DIM, GOOD, NOTE, TIE, WARNING, Text, clean, count, duration, share
 
 MOST_UPSTREAMS = 20
 _GAP = "     "
@@ -170,7 +170,7 @@ def in_short(upstreams: Sequence[UpstreamSnapshot], findings: int = 0) -> str:
     reused = sum(each.checkouts.get("reused", 0) for each in upstreams)
     facts = (
         count(total, "checkout"),
-        f"{words.share(reused, total)}{TIE}reused" if total else "",
+        f"{share(reused, total)}{TIE}reused" if total else "",
         f"{lost:,}{TIE}dropped" if lost else "",
         f"{sum(len(each.connections) for each in upstreams):,}{TIE}open",
         count(findings, "finding") if findings else "",

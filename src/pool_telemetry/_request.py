@@ -9,8 +9,10 @@ from time import monotonic_ns
 from typing import Any
 
 from . import _kernel, _urllib3
+from ._facts import Closed, Dropped
 from ._lifecycle import ESTABLISHED, CloseReason, DropPhase
-from ._records import Closed, ConnectionRecord, Dropped, LostRace, record_of
+from ._marks import record_of
+from ._records import ConnectionRecord, LostRace
 from ._verdicts import has_data_come, race_reason
 from ._watch import Watch, type_name
 
@@ -46,7 +48,7 @@ class RequestHooks:
             error = _urllib3.failure_of(args, kwargs)
             if error is None:
                 return
-            for each in _urllib3.at_hand(error):
+            for each in _urllib3.held_in_request(error):
                 connection = record_of(each)
                 if isinstance(connection, ConnectionRecord):
                     if connection.is_open:  # otherwise http.client has closed it, and close() has judged

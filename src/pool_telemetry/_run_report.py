@@ -16,7 +16,7 @@ from ._page import Page
 from ._report import RANKS, about, add_figures, in_short, number_of, render, shown_and_rest, title, verdict
 from ._run import Run
 from ._snapshot import Snapshot, UpstreamSnapshot
-from ._words import BOLD, WARNING, Text, count
+from ._text import BOLD, WARNING, Text, count
 
 MOST_PROCESSES = 20
 

@@ -10,10 +10,11 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 
 from . import _semconv as names
 from ._context import current_span, current_use, unpacked
+from ._facts import CheckedOut, Dropped, SetUp
 from ._faults import let_signals_pass
 from ._lifecycle import OTHER, SUPPRESSED, DropPhase, Outcome, Upstream
 from ._providers import is_unset
-from ._records import CheckedOut, ConnectionRecord, Dropped, SetUp
+from ._records import ConnectionRecord
 from ._semconv import Attributes, known, seconds, upstream_attributes
 from ._settings import Settings
 from ._setup import Phase, PhaseName

@@ -13,7 +13,7 @@ from opentelemetry import metrics, trace
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
-from ._at_end import before_child_ends
+from ._children import before_child_ends
 from ._discretion import told
 from ._faults import let_signals_pass
 from ._metrics import MetricsEmitter

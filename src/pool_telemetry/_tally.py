@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from ._digest import Digest
+from ._facts import CheckedOut, Closed, Dropped, FinSeen, SetUp
 from ._lifecycle import SUPPRESSED, DropPhase, Outcome, Use
-from ._records import Book, CheckedOut, Closed, Dropped, FinSeen, PoolRecord, SetUp
+from ._records import Book, PoolRecord
 
 # Kinds of durations, named as the snapshot names them; some are kept apart by a word more.
 IDLE, DROPPED_IDLE, LOST_RACE_IDLE = "idle", "dropped_idle", "lost_race_idle"
@@ -16,12 +17,6 @@ REMOTE_CLOSE, CLOSE_WAIT = "remote_close", "close_wait"
 SETUP, FAILED_SETUP, SETUP_PHASE = "setup", "failed_setup", "setup_phase"
 WAIT, FAILED_WAIT, CONNECTION, REQUESTS = "wait", "failed_wait", "connection", "requests_per_connection"
 _HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
-
-
-class Tallied(NamedTuple):
-    """A sample that has been tallied, and waits for the histograms."""
-
-    sample: Any
 
 
 def tally(sample: Any, pack: Callable[[Use], Use]) -> None:

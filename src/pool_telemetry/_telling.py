@@ -10,10 +10,12 @@ from datetime import datetime, timezone
 from typing import TextIO
 
 from . import _instrument, _page
-from ._at_end import NO_POOLS, Plan, before_child_ends, write_to_stderr
+from ._at_end import NO_POOLS, write_to_stderr
+from ._children import before_child_ends
 from ._diagnosis import diagnose
 from ._discretion import told
 from ._faults import let_signals_pass
+from ._plan import Plan
 from ._processes import Folder, Left
 from ._repeating import repeat
 from ._report import render
@@ -31,7 +33,7 @@ def begin(plan: Plan) -> None:
     global _teller
     if _teller is None:
         _teller = Teller(plan)
-        _instrument.have_told_by(_teller.meet)
+        _instrument.leave_report_to(_teller.meet)
 
 
 def tell(plan: Plan) -> bool:

@@ -1,4 +1,4 @@
-"""From where on a finding is made, each with its reason; docs/findings.md has them all."""
+"""From where on a finding is made, each with its reason; docs/reference/findings.md has them all."""
 
 #: Drops, or whatever else costs a set-up: fewer may be chance, or a short script.
 LEAST_HITS = 5

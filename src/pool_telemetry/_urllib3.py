@@ -269,7 +269,7 @@ def failure_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> BaseException |
     return next((each for each in candidates if getattr(each, "__traceback__", None) is traceback), None)
 
 
-def at_hand(error: BaseException) -> list[Any]:
+def held_in_request(error: BaseException) -> list[Any]:
     """What the ``_make_request`` that an exception went through had in its variables: the connection among it."""
     traceback = error.__traceback__
     while traceback is not None:

@@ -8,7 +8,8 @@ from typing import Any
 from . import _tally
 from ._digest import Digest
 from ._lifecycle import CLOSE_WAIT
-from ._reading import Look, Reading
+from ._looks import Look
+from ._reading import Reading
 from ._records import ACTIVE, IDLE, Book, ConnectionRecord, PoolRecord
 from ._snapshot import Connection, Durations, Pool, UpstreamSnapshot
 from ._turns import in_turns

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from . import _urllib3
-from ._records import ConnectionRecord, PoolRecord, record_of
+from ._marks import record_of
+from ._records import ConnectionRecord, PoolRecord
 
 
 class Ticket:

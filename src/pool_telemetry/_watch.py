@@ -11,27 +11,12 @@ from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 from . import _kernel, _urllib3
+from ._facts import Adopted, CheckedOut, Closed, Dropped, Gone, PoolGone, PoolSeen, SetUp
 from ._faults import Fuse
 from ._ledger import Ledger
 from ._lifecycle import SUPPRESSED, CloseReason, Upstream, Use
-from ._records import (
-    Adopted,
-    CheckedOut,
-    Closed,
-    ConnectionRecord,
-    ConnectionReference,
-    Dropped,
-    Gone,
-    LostRace,
-    PoolGone,
-    PoolRecord,
-    PoolSeen,
-    SetUp,
-    UnmarkableError,
-    mark,
-    record_of,
-    unmark,
-)
+from ._marks import UnmarkableError, mark, record_of, unmark
+from ._records import ConnectionRecord, ConnectionReference, LostRace, PoolRecord
 from ._settings import Settings
 from ._setup import Setup
 
@@ -75,7 +60,7 @@ class Watch:
         settings: hosts to leave alone, and whether each checkout is to be told.
         current_use: gives the use that the calling thread makes of a connection.
         observer: told of what is notable, or ``None``.
-        flush: empties ``ledger.samples``.
+        flush: empties the buffer of samples.
         meet_class: called with the class of each connection that is met for the first time.
         on_fault: called once if a hook fails; books that missed one event would be wrong for good.
         meet_process: called in each process before its first pool is entered.
@@ -313,11 +298,11 @@ class Watch:
 
     def sample(self, sample: Any) -> None:
         """Keep something for the histograms."""
-        self.ledger.samples.append(sample)
+        self.ledger.samples.waiting.append(sample)
         self._flush_if_full()
 
     def _flush_if_full(self) -> None:
-        if len(self.ledger.samples) >= MOST_SAMPLES:
+        if len(self.ledger.samples.waiting) >= MOST_SAMPLES:
             self.flush()
 
     def _observe(self, show: Callable[[Observer], Use]) -> Use:

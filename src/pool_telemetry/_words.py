@@ -1,22 +1,34 @@
-"""What a report says of an upstream, and how it puts figures; where it stands on the page is not decided here."""
+"""What a report says of an upstream; where it stands on the page is not decided here."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from ._figures import is_one_limit
 from ._lifecycle import ESTABLISHED, INVALID, OTHER
 from ._snapshot import Durations, UpstreamSnapshot
+from ._text import (
+    BAD,
+    BOLD,
+    DIM,
+    GOOD,
+    NOTE,
+    TIE,
+    TO,
+    WARNING,
+    Text,
+    clean,
+    count,
+    duration,
+    figure_and_unit,
+    listed,
+    ranked,
+    share,
+    span,
+)
 
-#: Text with the style of each part of it, in rich's words: ``bold red``.
-Text = Sequence[tuple[str, str]]
-
-BOLD, DIM, GOOD, BAD, WARNING, NOTE = "bold", "dim", "green", "red", "yellow", "cyan"
-#: A blank at which no line is broken; it leaves the page as an ordinary one.
-TIE = "\N{NO-BREAK SPACE}"
-_TO = "\N{EN DASH}"
 # Of a checkout, with its part in the bar: dense is good, holes are bad. Without a connection there is no part.
 _OUTCOMES = {
     "reused": (GOOD, "\N{FULL BLOCK}"),
@@ -36,91 +48,6 @@ _PHASES = ("dns", "connect", "proxy", "tls")
 _IDLE = "idle"
 # Below that nobody notices a wait; the least that makes a span, too.
 _LEAST_WAIT = 0.01
-# p05 and p95 of one limit are no further apart, as a part of it or in seconds: many servers look now and then.
-_LIMIT_SPREAD, _LIMIT_SLACK = 0.2, 0.05
-# Each unit, and below how many of it it serves. Limits that servers ship with are known in seconds: 65, 350.
-_UNITS = (("µs", 1e-6, 1000), ("ms", 1e-3, 1000), ("s", 1, 600), ("min", 60, 120), ("h", 3600, 48))
-_DAY = 86_400
-
-
-# Figures
-
-
-def count(number: int, one: str, many: str | None = None) -> str:
-    """So many of something: ``1 upstream``, ``1,200 upstreams``."""
-    return f"{number:,}{TIE}{one if number == 1 else many or one + 's'}"
-
-
-def share(part: int, whole: int) -> str:
-    """A part in per cent, which is never rounded to nothing or to all."""
-    percent = round(100 * part / whole)
-    if 0 < part < whole and percent in (0, 100):
-        return f"<{TIE}1{TIE}%" if percent == 0 else f">{TIE}99{TIE}%"
-    return f"{percent}{TIE}%"
-
-
-def duration(seconds: float, figures: int = 2) -> str:
-    """A duration to two or three significant figures, in the unit that suits it."""
-    return TIE.join(_duration(seconds, figures))
-
-
-def _span(least: float, most: float, figures: int = 2) -> str:
-    """From the one to the other duration, with one unit where that is enough."""
-    low, high = _duration(least, figures), _duration(most, figures)
-    if low == high:
-        return TIE.join(low)
-    return TIE.join((*(low[:1] if low[1] == high[1] else low), _TO, *high))
-
-
-def _typical(found: Durations) -> str:
-    return ("median " if found.count > 1 else "") + duration(found.median)
-
-
-def _duration(seconds: float, figures: int) -> tuple[str, str]:
-    if not math.isfinite(seconds):
-        return "?", "s"
-    if seconds <= 0:
-        return "0", "s"
-    if seconds < _UNITS[0][1]:
-        return f"<{TIE}1", _UNITS[0][0]
-    for unit, size, most in _UNITS:
-        figure = _significant(seconds / size, figures)
-        if float(figure) < most:
-            return figure, unit
-    days = _significant(seconds / _DAY, figures)
-    return (f"{float(days):,.0f}" if float(days) >= 1000 else days), "days"
-
-
-def _significant(value: float, figures: int) -> str:
-    """So many figures, or as many as stand before the point."""
-    decimals = figures - 1 - math.floor(math.log10(value))
-    # What is rounded up may have one more than it needs: 9.96 is 10, not 10.0.
-    decimals = min(decimals, figures - 1 - math.floor(math.log10(round(value, decimals))))
-    return f"{value:.{max(decimals, 0)}f}"
-
-
-# Texts
-
-
-def clean(text: str) -> str:
-    """Somebody else's text, without characters that would do something to a terminal."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
-
-
-def _listed(texts: Iterable[Text], between: str = TIE + "· ") -> Text:
-    found: list[tuple[str, str]] = []
-    for text in texts:
-        found += [(between, ""), *text] if found else text
-    return found
-
-
-def _ranked(counts: Mapping[str, int]) -> list[str]:
-    """What there is, the most frequent first, none of it to be broken."""
-    found = Counter(counts).most_common()
-    return [f"{clean(what)} {number:,}".replace(" ", TIE) for what, number in found if number]
-
-
-# One upstream
 
 
 class Row(NamedTuple):
@@ -166,7 +93,7 @@ def state(upstream: UpstreamSnapshot) -> Text:
     if upstream.pending_requests:
         waiting = count(upstream.pending_requests, "thread waits", "threads wait")
         parts.append([(f"{waiting} for a connection", BAD)])
-    return _listed(parts)
+    return listed(parts)
 
 
 def _open(upstream: UpstreamSnapshot) -> Text:
@@ -186,7 +113,7 @@ def _open(upstream: UpstreamSnapshot) -> Text:
 def _pools(upstream: UpstreamSnapshot) -> str:
     pools, many = upstream.pools, len(upstream.pools)
     least, most = min(each.maximum for each in pools), max(each.maximum for each in pools)
-    size = f"of{TIE}{least:,}" if least == most else f"of{TIE}{least:,}{TIE}{_TO}{TIE}{most:,}"
+    size = f"of{TIE}{least:,}" if least == most else f"of{TIE}{least:,}{TIE}{TO}{TIE}{most:,}"
     if least < 1:  # as a queue understands it
         size = ("" if most < 1 else "some ") + "without a limit"
     blocking, proxied = sum(each.is_blocking for each in pools), sum(each.is_proxied for each in pools)
@@ -221,7 +148,7 @@ def rows(upstream: UpstreamSnapshot) -> Iterator[Row]:
     yield from _wait_row(upstream)
     closed = {text: upstream.closed_connections.get(why, 0) for why, text in _NOT_KEPT.items()}
     if any(closed.values()):
-        yield Row("not kept", sum(closed.values()), _listed([(each, "")] for each in _ranked(closed)))
+        yield Row("not kept", sum(closed.values()), listed([(each, "")] for each in ranked(closed)))
     if upstream.leaked_connections:
         yield Row("leaked", upstream.leaked_connections, [("checked out, and never came back", BAD)])
     live = len(upstream.pools)
@@ -241,7 +168,7 @@ def _checkout_row(upstream: UpstreamSnapshot) -> Row:
             told = f"{clean(outcome).replace('_', ' ')} {number:,}{percent}".replace(" ", TIE)
             style, _ = _OUTCOMES.get(outcome, ("", ""))
             parts.append([(told, style if number else BAD)])
-    return Row("checkouts", total, _listed(parts, "   "))
+    return Row("checkouts", total, listed(parts, "   "))
 
 
 def _drop_row(upstream: UpstreamSnapshot) -> Iterator[Row]:
@@ -250,11 +177,11 @@ def _drop_row(upstream: UpstreamSnapshot) -> Iterator[Row]:
         found: Counter[str] = Counter()
         for reason, by_phase in upstream.drops.items():
             found[_DROPS.get(reason, reason.replace("_", " "))] += sum(by_phase.values()) - by_phase.get("request", 0)
-        told = _ranked(found)
+        told = ranked(found)
         lost = total - sum(found.values())
         if lost:
             told.append(count(lost, f"lost{TIE}race") + _idle_before(upstream.lost_race_idle_seconds.values()))
-        yield Row("dropped", total, _listed([(each, "")] for each in told))
+        yield Row("dropped", total, listed([(each, "")] for each in told))
 
 
 def _idle_before(races: Iterable[Durations]) -> str:
@@ -262,7 +189,11 @@ def _idle_before(races: Iterable[Durations]) -> str:
     known = [each for each in races if each.count]
     if not known:
         return ""
-    return f" after {_span(min(each.minimum for each in known), max(each.maximum for each in known), 3)} idle"
+    return f" after {span(min(each.minimum for each in known), max(each.maximum for each in known), 3)} idle"
+
+
+def _typical(found: Durations) -> str:
+    return ("median " if found.count > 1 else "") + duration(found.median)
 
 
 def _idle_row(idle: Mapping[str, Durations]) -> Iterator[Row]:
@@ -277,8 +208,8 @@ def _idle_row(idle: Mapping[str, Durations]) -> Iterator[Row]:
 def _limit_row(ages: Durations | None) -> Iterator[Row]:
     if not ages or not ages.count:
         return
-    seen, ends = f"{ages.count:,}{TIE}seen", _span(ages.minimum, ages.maximum, 3)
-    if ages.p95 - ages.p05 <= max(_LIMIT_SPREAD * ages.p95, _LIMIT_SLACK):
+    seen, ends = f"{ages.count:,}{TIE}seen", span(ages.minimum, ages.maximum, 3)
+    if is_one_limit(ages):
         limit = duration(ages.median, 3)
         around = "" if ends == limit else f", {ends}"
         text = [("the server after ", ""), (limit, WARNING), (f" idle ({seen}{around})", "")]
@@ -307,9 +238,9 @@ def _setup_row(upstream: UpstreamSnapshot) -> Iterator[Row]:
 
 def _phases(whole: float, by_phase: Mapping[str, Durations]) -> str:
     known = {phase: by_phase[phase] for phase in (*_PHASES, *by_phase) if phase in by_phase}
-    parts = {phase: _duration(each.median, 2) for phase, each in known.items() if each.count}
+    parts = {phase: figure_and_unit(each.median) for phase, each in known.items() if each.count}
     # One unit for all need not be repeated.
-    if {unit for _, unit in parts.values()} == {_duration(whole, 2)[1]}:
+    if {unit for _, unit in parts.values()} == {figure_and_unit(whole)[1]}:
         told = [f"{clean(phase)}{TIE}{figure.removesuffix('.0')}" for phase, (figure, _) in parts.items()]
     else:
         told = [TIE.join((clean(phase), *part)) for phase, part in parts.items()]
@@ -325,7 +256,7 @@ def _failed_row(failed: Mapping[str, Durations]) -> Iterator[Row]:
         lost = duration(sum(each.total for each in failed.values()))
         what = "set-up, " if total == 1 else "set-ups, "
         yield Row(
-            "failed", total, [(what, ""), (f"{lost} spent", WARNING), (": ", ""), (", ".join(_ranked(by_type)), BAD)]
+            "failed", total, [(what, ""), (f"{lost} spent", WARNING), (": ", ""), (", ".join(ranked(by_type)), BAD)]
         )
 
 
@@ -336,9 +267,9 @@ def _wait_row(upstream: UpstreamSnapshot) -> Iterator[Row]:
         several = f", p95 {duration(served.p95)}, longest {duration(served.maximum)}" if served.count > 1 else ""
         parts.append([(_typical(served) + several, "")])
     if failed and failed.count:
-        parts.append([(f"{failed.count:,}{TIE}gave up after {_span(failed.minimum, failed.maximum)}", BAD)])
+        parts.append([(f"{failed.count:,}{TIE}gave up after {span(failed.minimum, failed.maximum)}", BAD)])
     if parts:
-        yield Row("waits", None, _listed(parts))
+        yield Row("waits", None, listed(parts))
 
 
 def _adopted_row(upstream: UpstreamSnapshot) -> Iterator[Row]:

@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from ._at_end import VARIABLE, Plan
 from ._discretion import of_command_line
 from ._errors import MissingExporterError
+from ._plan import VARIABLE, Plan
 from ._settings import ENVIRONMENT_PREFIX, METRICS, SPANS, Settings
 from ._version import __version__
 
@@ -224,7 +224,7 @@ def _report(parser: argparse.ArgumentParser, file: str) -> NoReturn:
     from ._report import show
     from ._run import Run, read
     from ._run_report import show_run
-    from ._words import clean
+    from ._text import clean
 
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ application has set OpenTelemetry up itself.
 
 from __future__ import annotations
 
-from . import _instrument
+from . import _install_lock
 from ._workers import watch_worker
 
 __all__ = ["post_worker_init"]
@@ -23,5 +23,5 @@ def post_worker_init(worker: object) -> None:
     Args:
         worker: gunicorn's, not used.
     """
-    _instrument.renew_lock()
+    _install_lock.renew()
     watch_worker()

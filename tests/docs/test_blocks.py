@@ -28,7 +28,7 @@ HOSTS = ("api.example.com", "example.org")
 #: What a page takes for granted in its blocks.
 BEFORE = {
     "README.md": "import pool_telemetry",
-    "docs/findings.md": "import socket; from urllib3.connection import HTTPConnection",
+    "docs/reference/findings.md": "import socket; from urllib3.connection import HTTPConnection",
     "docs/how-to/celery.md": "from celery import Celery",
     "docs/how-to/django.md": "INSTALLED_APPS = []; tracer_provider = meter_provider = None",
     "docs/how-to/flask.md": "from flask import Flask; from pool_telemetry.flask import PoolTelemetry",

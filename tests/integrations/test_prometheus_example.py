@@ -73,11 +73,12 @@ def test_alerts_that_never_fire_are_noticed(tmp_path: Path) -> None:
 
 
 def test_each_alert_says_what_it_means_and_where_to_read_on() -> None:
-    findings = re.findall(r"^## (\w+)$", (ROOT / "docs" / "findings.md").read_text(encoding="utf-8"), re.MULTILINE)
+    page = (ROOT / "docs" / "reference" / "findings.md").read_text(encoding="utf-8")
+    findings = re.findall(r"^## (\w+)$", page, re.MULTILINE)
     for name, text in alerts().items():
         assert re.search(r"^ +summary: \".*\$labels\.job.*\"$", text, re.MULTILINE), name
         assert re.search(r"^ +description: >-\n +\S", text, re.MULTILINE), name
-        (runbook,) = re.findall(r"^ +runbook_url: docs/findings\.md#(\w+)$", text, re.MULTILINE)
+        (runbook,) = re.findall(r"^ +runbook_url: docs/reference/findings\.md#(\w+)$", text, re.MULTILINE)
         assert runbook in findings
         (severity,) = re.findall(r"labels: {severity: (\w+)}", text)
         assert severity in ("critical", "warning", "info")

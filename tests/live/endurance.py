@@ -20,8 +20,8 @@ import urllib3.connectionpool
 from requests.adapters import HTTPAdapter
 
 import pool_telemetry
-from pool_telemetry import _instrument, _ledger, _records
-from pool_telemetry._records import MARK
+from pool_telemetry import _facts, _instrument, _ledger, _records
+from pool_telemetry._marks import MARK
 from tests.live.quick_server import QuickServer, quick_server
 from tests.touched import TOUCHED
 
@@ -34,8 +34,9 @@ OURS = 150_000
 OURS_IN = str(Path(pool_telemetry.__file__).parent / "*")
 KINDS = tuple(
     kind
-    for kind in vars(_records).values()
-    if isinstance(kind, type) and kind.__module__ == _records.__name__ and kind is not _records.Book
+    for module in (_facts, _records)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and kind.__module__ == module.__name__ and kind is not _records.Book
 )
 
 
@@ -103,7 +104,7 @@ def size_of(ledger: _ledger.Ledger) -> dict[str, int]:
     books = ledger._books.values()
     return {
         "posted": len(ledger._posted),
-        "samples": len(ledger.samples) + len(ledger.tallied),
+        "samples": len(ledger.samples.waiting) + len(ledger.samples.tallied),
         "left alone": len(ledger._left_alone),
         "books": len(books),
         "pools": sum(len(book.pools) for book in books),
@@ -200,7 +201,7 @@ def _check(tenths: list[dict[str, int]], grown: dict[int, int], waiting: int) ->
 
 
 def _check_that_nothing_is_left(before: list[dict[str, Any]], ledger: _ledger.Ledger) -> None:
-    ledger.tallied.clear()
+    ledger.samples.tallied.clear()
     gc.collect()
     everything = gc.get_objects()
     assert not [each for each in everything if isinstance(each, KINDS)]

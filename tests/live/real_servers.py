@@ -26,7 +26,7 @@ from tests.live.apps.kinds import APPS, HOST, KINDS, ServerMissing, Wanted, get
 __all__ = ["NAMES", "REQUIRE", "RealServer", "ServerMissing", "running", "start_or_skip"]
 
 NAMES: tuple[str, ...] = tuple(KINDS)
-REQUIRE = "POOL_TELEMETRY_REQUIRE_SERVERS"
+REQUIRE = "POOL_TELEMETRY_TEST_REQUIRE_SERVERS"
 START_SECONDS = 60.0
 # Not more: hypercorn with an idle TLS client waits for that client's close_notify.
 STOP_SECONDS = 2.0

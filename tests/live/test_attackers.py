@@ -1,6 +1,6 @@
 """Hosts that somebody else chooses, by a redirect say: neither series nor books nor pages grow with them.
 
-``POOL_TELEMETRY_HOSTS=100000`` tries as many.
+``POOL_TELEMETRY_TEST_HOSTS=100000`` tries as many.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.live.quick_server import QuickServer, quick_server
 from tests.programs import environment, once
 from tests.support import Metrics, Telemetry, check_laws
 
-HOSTS = int(os.environ.get("POOL_TELEMETRY_HOSTS", "1000"))
+HOSTS = int(os.environ.get("POOL_TELEMETRY_TEST_HOSTS", "1000"))
 UPSTREAMS = 10
 MOST_NAMES = 12 * (UPSTREAMS + 2)  # of spans: so many kinds there are
 

@@ -1,6 +1,6 @@
 """Memory stays flat however many requests come and sessions go, whether anybody collects the metrics or not.
 
-``POOL_TELEMETRY_SESSIONS=10000`` makes the million requests of it; that takes an hour.
+``POOL_TELEMETRY_TEST_SESSIONS=10000`` makes the million requests of it; that takes an hour.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pytest
 from tests.live.apart import run_apart
 from tests.live.endurance import endure
 
-SESSIONS = int(os.environ.get("POOL_TELEMETRY_SESSIONS", "10"))
+SESSIONS = int(os.environ.get("POOL_TELEMETRY_TEST_SESSIONS", "10"))
 SECONDS = 60 + SESSIONS
 
 pytestmark = [

@@ -38,7 +38,7 @@ from urllib3._version import __version__ as VERSION  # noqa: N812 - a constant, 
 import pool_telemetry
 from misbehaving import Proxy, Server, SocksProxy
 from pool_telemetry import _instrument
-from pool_telemetry._records import MARK
+from pool_telemetry._marks import MARK
 from tests.live.real_servers import start_or_skip
 from tests.support import NOT_TO_BE_HAD, Metrics, Telemetry, check_laws, manager
 

@@ -1,6 +1,6 @@
 """A child that is forked at any moment, in the midst of whatever else, never hangs, and counts for itself.
 
-``POOL_TELEMETRY_FORKS`` asks for so many forks under load; without it they are fifty.
+``POOL_TELEMETRY_TEST_FORKS`` asks for so many forks under load; without it they are fifty.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tests.programs import needs_fork
 from tests.support import Metrics, Telemetry, check_laws
 
 pytestmark = needs_fork
-FORKS = int(os.environ.get("POOL_TELEMETRY_FORKS", "50"))
+FORKS = int(os.environ.get("POOL_TELEMETRY_TEST_FORKS", "50"))
 
 
 class Spans(SpanExporter):

@@ -24,8 +24,9 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 import pool_telemetry
 from misbehaving import Server
 from pool_telemetry import _context, _instrument, _kernel, _ledger, _urllib3
+from pool_telemetry._facts import CheckedOut, PoolSeen
+from pool_telemetry._marks import record_of
 from pool_telemetry._patch import Patches
-from pool_telemetry._records import CheckedOut, PoolSeen, record_of
 from tests.live.apart import run_apart
 from tests.live.wire import causes, drops, pooled, wait_for_peer
 from tests.programs import run

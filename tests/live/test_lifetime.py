@@ -213,7 +213,7 @@ def size_of(ledger: _ledger.Ledger) -> dict[str, int]:
     books = ledger._books.values()
     return {
         "posted": len(ledger._posted),
-        "samples": len(ledger.samples),
+        "samples": len(ledger.samples.waiting),
         "left alone": len(ledger._left_alone),
         "books": len(books),
         "pools": sum(len(book.pools) for book in books),
@@ -308,7 +308,7 @@ def test_snapshots_alone_let_no_samples_gather(telemetry: Telemetry, metrics: st
             for _ in range(30):
                 pool.urlopen("GET", "/ok")
             (upstream,) = pool_telemetry.snapshot().upstreams
-            assert len(ledger.samples) + len(ledger.tallied) <= 256
+            assert len(ledger.samples.waiting) + len(ledger.samples.tallied) <= 256
         assert upstream.idle_seconds["reused"].count == 899  # each once
     if metrics == "core":
         assert telemetry.collect().count("urllib3.connection.idle.duration") == 899

@@ -138,7 +138,7 @@ WRONG: dict[str, tuple[Callable[[Server], None], Any, str]] = {
     "a host that is none": (no_host, _watch.Watch, "tell_set_up"),
     "a race that was lost": (lost, _request.RequestHooks, "_judge"),
     "the end of its connection": (lost, _request.RequestHooks, "_closing"),
-    "a pool that was closed": (closed, _checkout.CheckoutHooks, "_tell"),
+    "a pool that was closed": (closed, _checkout.CheckoutHooks, "_tell_checkout"),
     "the first sight of a pool": (closed, _watch.Watch, "see"),
 }
 

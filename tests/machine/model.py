@@ -1,7 +1,7 @@
 """What connection pools do, in a few sets and counters, by which the telemetry is foretold step by step.
 
-It knows urllib3's pools from outside (a stack of slots), the servers' deeds, and the words of docs/telemetry.md, and
-nothing of the library.
+It knows urllib3's pools from outside (a stack of slots), the servers' deeds, and the words of
+docs/reference/telemetry.md, and nothing of the library.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Random interleavings of all that happens to pools and connections, compared with a simple model after every step.
 
-``POOL_TELEMETRY_EXAMPLES`` asks for so many interleavings, drawn anew; without it they are few, and always the same.
+``POOL_TELEMETRY_TEST_EXAMPLES`` asks for so many interleavings, drawn anew; without it they are few, always the same.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tests.live.wire import ENDED, READABLE, before_sending, wait_for_peer
 from tests.machine.model import CLOSING, DEEDS, LOST, TRUNCATED, Conn, Pool, Refused, Request, Socket, Upstream, World
 from tests.support import Metrics, Telemetry, check_laws
 
-EXAMPLES = os.environ.get("POOL_TELEMETRY_EXAMPLES")
+EXAMPLES = os.environ.get("POOL_TELEMETRY_TEST_EXAMPLES")
 NOBODY_LISTENS = 1  # a port
 HANG = 0.03  # seconds until a read times out
 HANDS = 5  # seconds

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pool_telemetry._at_end import AtEnd, Plan, write_to_stderr
+from pool_telemetry._at_end import AtEnd, write_to_stderr
+from pool_telemetry._plan import Plan
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="missing: signals as POSIX has them")
 

@@ -15,7 +15,7 @@ import pytest
 
 import pool_telemetry
 from pool_telemetry import Snapshot, cli
-from pool_telemetry._at_end import VARIABLE, Plan
+from pool_telemetry._plan import VARIABLE, Plan
 from pool_telemetry._report import show
 from pool_telemetry._run import RUN_SCHEMA, Run
 

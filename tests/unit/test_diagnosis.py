@@ -884,12 +884,12 @@ def test_any_figures_give_sound_findings_that_tell_nothing_but_the_upstream(
         assert "nan" not in re.findall("[a-z]+", text)
 
 
-# docs/findings.md
+# docs/reference/findings.md
 
 SECTIONS = dict(
     re.findall(
         r"^## (\S+)\n(.*?)(?=^## |\Z)",
-        (Path(__file__).parents[2] / "docs" / "findings.md").read_text(encoding="utf-8"),
+        (Path(__file__).parents[2] / "docs" / "reference" / "findings.md").read_text(encoding="utf-8"),
         re.DOTALL | re.MULTILINE,
     )
 )

@@ -21,10 +21,12 @@ from pool_telemetry import (
     _checkout,
     _connect,
     _context,
+    _histograms,
     _instruments,
     _kernel,
     _ledger,
     _metrics,
+    _points,
     _reading,
     _records,
     _request,
@@ -156,8 +158,8 @@ HOOK_PARTS: list[tuple[Any, str]] = [
     (_context, "_get_current"),
     *((_checkout, name) for name in ("monotonic_ns", "drop_reason", "close_wait_ns", "fin_seen", "Dropped")),
     *((_checkout, name) for name in ("CheckedOut", "type_name")),
-    *((_checkout.CheckoutHooks, name) for name in ("_tell_checked_out", "_found_dropped", "_take_drop", "_tell_drop")),
-    *((_checkout.CheckoutHooks, name) for name in ("_tell", "_returned")),
+    *((_checkout.CheckoutHooks, name) for name in ("_note_checkout", "_found_dropped", "_take_drop", "_tell_drop")),
+    *((_checkout.CheckoutHooks, name) for name in ("_tell_checkout", "_returned")),
     *((_request, name) for name in ("monotonic_ns", "race_reason", "type_name", "_is_connection_error", "LostRace")),
     (_request, "Closed"),
     *((_request.RequestHooks, name) for name in ("_judge", "_closing", "_reason")),
@@ -170,7 +172,7 @@ HOOK_PARTS: list[tuple[Any, str]] = [
     *((_waiting.Ticket, name) for name in ("__init__", "is_served_at_once")),
     *(
         (_urllib3, name)
-        for name in ("found_pool_closed", "Closer", "failure_of", "at_hand", "has_response_begun", "is_closed")
+        for name in ("found_pool_closed", "Closer", "failure_of", "held_in_request", "has_response_begun", "is_closed")
     ),
     *((_watch, name) for name in ("PoolRecord", "ConnectionRecord", "Gone", "mark", "record_of")),
     *((_watch.Watch, name) for name in ("see", "set_simple", "remember_lost_race", "take_lost_race", "new_record")),
@@ -320,10 +322,10 @@ def test_a_fault_in_reading_an_address_ends_the_timing_alone(
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        (_metrics.MetricsEmitter, "_record"),
-        (_metrics.MetricsEmitter, "_put"),
-        (_metrics, "_point_attributes"),
-        (_metrics, "_exemplar_context"),
+        (_histograms.SampleRecorder, "_record"),
+        (_histograms.SampleRecorder, "_put"),
+        (_histograms, "point_attributes"),
+        (_histograms, "_exemplar_context"),
     ],
 )
 def test_a_fault_in_recording_ends_the_histograms_alone(
@@ -353,7 +355,7 @@ def test_a_fault_in_flushing_a_full_buffer_does_not_reach_the_request(
     telemetry: Telemetry, server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     telemetry.install()
-    fault = Fault(monkeypatch, _metrics.MetricsEmitter, "_record", OursError)
+    fault = Fault(monkeypatch, _histograms.SampleRecorder, "_record", OursError)
     with HTTPConnectionPool(server.host, server.port) as pool:
         for _ in range(2 * _watch.MOST_SAMPLES + 10):
             assert pool.request("GET", "/ok").data == b"ok"
@@ -382,7 +384,7 @@ def test_a_fault_in_one_callback_silences_that_metric_alone(
         pool.request("GET", "/ok")
         everything = telemetry.collect().names
         with monkeypatch.context() as patched:
-            patched.setitem(_metrics._POINTS, metric, broken)
+            patched.setitem(_points._POINTS, metric, broken)
             assert telemetry.collect().names == everything - {metric.name}
         pool.request("GET", "/ok")
         metrics = telemetry.collect()
@@ -431,7 +433,7 @@ def test_a_fault_in_many_threads_at_once_is_logged_once(
         both.wait(60)
         raise OursError
 
-    monkeypatch.setattr(_checkout.CheckoutHooks, "_tell_checked_out", fault)
+    monkeypatch.setattr(_checkout.CheckoutHooks, "_note_checkout", fault)
     telemetry.install()
     results = list[bytes]()
     with HTTPConnectionPool(server.host, server.port, maxsize=4) as pool:
@@ -455,7 +457,7 @@ def test_any_exception_of_ours_is_kept_from_the_application(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    fault = Fault(monkeypatch, _checkout.CheckoutHooks, "_tell_checked_out", error)
+    fault = Fault(monkeypatch, _checkout.CheckoutHooks, "_note_checkout", error)
     telemetry.install()
     check(requests(server))
     assert fault.hits == 1

@@ -17,8 +17,8 @@ from urllib3 import HTTPConnectionPool
 
 import pool_telemetry
 from misbehaving import Server, ServerProcess
-from pool_telemetry import _instrument
-from pool_telemetry._records import MARK
+from pool_telemetry import _install_lock
+from pool_telemetry._marks import MARK
 from tests.live.wire import pooled, wait_for_peer
 from tests.support import Telemetry, check_laws
 
@@ -185,9 +185,9 @@ class Run:
             self.calls = pool.calls
             pool.close()
             # Whoever else comes to it would wait for ever.
-            self.is_locked: bool = _instrument._lock._is_owned()  # type: ignore[attr-defined]  # a method of its own
+            self.is_locked: bool = _install_lock._lock._is_owned()  # type: ignore[attr-defined]  # a method of its own
             if self.is_locked:  # a release() that fails, as no real one does
-                _instrument._lock.release()
+                _install_lock._lock.release()
 
 
 def places(server: Server, scene: str, *, is_block: bool, events: tuple[str, ...]) -> list[Place]:

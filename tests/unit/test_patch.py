@@ -1,4 +1,4 @@
-"""Wrappers go in and come out exactly: own and inherited attributes, module functions, and other people's chains."""
+"""What goes in comes out exactly: own and inherited attributes, module functions, and other people's chains."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from pool_telemetry._advice import RETRY, RETRY_AGAIN
 from pool_telemetry._finding import Finding, Severity
 from pool_telemetry._report import render, show
 from pool_telemetry._snapshot import SCHEMA, Connection, Durations, Pool, Snapshot, UpstreamSnapshot
-from pool_telemetry._words import duration, share
+from pool_telemetry._text import duration, share
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 HEAD_LINES = 3  # with the empty one

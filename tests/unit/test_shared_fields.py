@@ -17,6 +17,7 @@ from pool_telemetry import _ledger
 from pool_telemetry._ledger import Ledger
 from pool_telemetry._lifecycle import Upstream
 from pool_telemetry._records import Book, ConnectionRecord, PoolRecord
+from pool_telemetry._samples import Samples
 
 SOURCES = Path(pool_telemetry.__file__).parent
 # What is assigned in there no two threads have.
@@ -24,7 +25,7 @@ UNSHARED = {
     "_at_end.py": "the main thread's, which ends",
     "_digest.py": "a book's, under the ledger's lock",
     "_export.py": "a method of an exporter, before anybody else has it",
-    "_patch.py": "the function around another's wrapper, under the lock of install()",
+    "_patch.py": "what another's wrapper calls, under the lock of install()",
     "_setup.py": "the thread's that connects",
     "_viewing.py": "a part of a snapshot, before anybody else has it",
     "gunicorn.py": "the thread's that forks",
@@ -56,9 +57,9 @@ def assigned(path: Path) -> Iterator[str]:
                     yield from node.names
 
 
-POOL = PoolRecord(None, None, is_block=False, is_proxied=False, size=1)
 FIELDS = {
     "Ledger": set(vars(Ledger(lambda _: (), lambda _: False, lambda: 0, lambda use: use))),
+    "Samples": set(vars(Samples(lambda use: use))),
     "Book": set(vars(Book(Upstream("a", 1, "http")))),
     "PoolRecord": set(PoolRecord.__slots__),
     "ConnectionRecord": set(ConnectionRecord.__slots__),

@@ -1,6 +1,6 @@
 """The start-up hook: Python imports it by itself where this folder is on PYTHONPATH.
 
-It is written for any Python 3, as is what it runs: see _first_pool.py and _at_end.py.
+It is written for any Python 3, as is what it runs: see _first_pool.py, _plan.py and _at_end.py.
 """
 
 import os
@@ -10,7 +10,7 @@ TYPE_CHECKING = False  # typing is not imported yet
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from pool_telemetry._at_end import Plan
+    from pool_telemetry._plan import Plan
 
 _TELLING = "pool_telemetry._telling"
 
@@ -44,10 +44,10 @@ def _wait_for_the_end() -> "Plan | None":
     """Also gives the plan of the run that this process is of."""
     if "POOL_TELEMETRY_RUN" not in os.environ:
         return None
-    module = _load("_at_end")
+    module = _load("_plan")
     plan = module.Plan.parse(os.environ[module.VARIABLE])  # type: Plan | None
     if plan is not None:
-        module.AtEnd(plan, _tell, lambda: _TELLING in sys.modules).wait()
+        _load("_at_end").AtEnd(plan, _tell, lambda: _TELLING in sys.modules).wait()
     return plan
 
 

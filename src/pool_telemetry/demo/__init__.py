@@ -14,7 +14,7 @@ from urllib3.exceptions import HTTPError
 
 import pool_telemetry
 
-from .._words import BOLD, DIM, GOOD, NOTE, TIE, duration
+from .._text import BOLD, DIM, GOOD, NOTE, TIE, duration
 from ._scenes import KEEPALIVE, LEGEND, SCENES
 from ._screen import INDENT, Line, Screen, prose
 from ._stage import Stage, set_the_stage

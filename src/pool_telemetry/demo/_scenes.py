@@ -11,7 +11,8 @@ from urllib3.exceptions import HTTPError
 from .._kernel import HAS_TCP_INFO
 from .._lifecycle import CLOSE_WAIT, ESTABLISHED
 from .._snapshot import UpstreamSnapshot
-from .._words import BAD, DIM, GOOD, NOTE, TIE, WARNING, state
+from .._text import BAD, DIM, GOOD, NOTE, TIE, WARNING
+from .._words import state
 from ._screen import Picture, Scene, prose
 from ._stage import PLACES, Stage
 from ._truth import DisagreementError

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TextIO
 
 from .._page import Page, can_take, columns, is_terminal, likes_colour
-from .._words import BOLD, DIM, NOTE, Text
+from .._text import BOLD, DIM, NOTE, Text
 
 WIDEST = 120  # as far as the report's bar goes
 INDENT = 4

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import SpanKind
 
 from .._snapshot import UpstreamSnapshot
-from .._words import BOLD, DIM, NOTE, TIE, duration
+from .._text import BOLD, DIM, NOTE, TIE, duration
 from ._screen import INDENT, Line, Screen
 from ._truth import expect
 

@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 import tomllib
 
 ROOT = Path(__file__).parents[1]
-CHARACTER, HEIGHT, GAP, LEFT, WIDTH = 7.3, 24, 8, 190, 1000
+CHARACTER, HEIGHT, GAP, CLOSE, LEFT, WIDTH = 7.3, 24, 8, 2, 190, 1000
 #: The floor on which each part of the house begins, from above, by one of its modules.
 PARTS = {
     "__main__": "where it is switched on",
@@ -34,9 +34,24 @@ def floors() -> list[list[str]]:
     return [[module.strip() for module in layer.split("|")] for layer in layers]
 
 
-def _floor(modules: list[str], top: float) -> Iterator[str]:
-    widths = [len(module) * CHARACTER + 16 for module in modules]
-    left = LEFT + (WIDTH - LEFT - sum(widths) - GAP * (len(modules) - 1)) / 2
+def _width(modules: list[str]) -> float:
+    return sum(len(module) * CHARACTER + 16 for module in modules) + GAP * (len(modules) - 1)
+
+
+def _rows(modules: list[str]) -> Iterator[list[str]]:
+    """A floor that is wider than the picture stands in several rows, close together."""
+    row: list[str] = []
+    for module in modules:
+        if row and _width([*row, module]) > WIDTH - LEFT:
+            yield row
+            row = []
+        row.append(module)
+    yield row
+
+
+def _row(modules: list[str], top: float) -> Iterator[str]:
+    widths = [_width([module]) for module in modules]
+    left = LEFT + (WIDTH - LEFT - _width(modules)) / 2
     for module, width in zip(modules, widths, strict=True):
         yield f'<rect x="{left:.0f}" y="{top}" width="{width:.0f}" height="{HEIGHT}" rx="4" class="room"/>'
         yield f'<text x="{left + width / 2:.0f}" y="{top + 16}" class="name">{escape(module)}</text>'
@@ -52,8 +67,10 @@ def draw() -> str:
         if label is not None:
             parts.append(f'<line x1="0" x2="{WIDTH}" y1="{top - 4}" y2="{top - 4}" class="rule"/>')
             parts.append(f'<text x="8" y="{top + 16}" class="part">{escape(label)}</text>')
-        parts.extend(_floor(modules, top))
-        top += HEIGHT + GAP
+        for row in _rows(modules):
+            parts.extend(_row(row, top))
+            top += HEIGHT + CLOSE
+        top += GAP - CLOSE
     style = (
         "text{font-size:12px}.name{font-family:monospace;text-anchor:middle;fill:#1a2b3c}"
         ".part{font-family:sans-serif;fill:#567}.room{fill:#e8f0f8;stroke:#8ab}.rule{stroke:#ccd}"

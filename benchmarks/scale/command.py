@@ -59,6 +59,6 @@ def _machine() -> dict[str, Any]:
     return {
         **machine(),
         "processors": os.cpu_count(),
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "load": round(os.getloadavg()[0], 1),
     }

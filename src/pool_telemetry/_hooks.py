@@ -53,7 +53,8 @@ class Hooks:
         """Patch urllib3."""
         self._watch.resume()
         patches, pool, module = self._patches, HTTPConnectionPool, urllib3.connectionpool
-        # Where every request passes, a wrapper of wrapt's would cost more than all that we do.
+        # Where every request passes, wrappers of wrapt's would cost as much again as all that we do. _put_conn has a
+        # plain function: a proxy's binding is one more call in which an interrupt loses the pool its slot.
         patches.proxy(pool, "_get_conn", self._checkout.make_get_conn(patches.gate))
         patches.proxy(module, "is_connection_dropped", self._checkout.make_is_connection_dropped(patches.gate))
         patches.replace(pool, "_put_conn", self._checkout.make_put_conn(patches.gate))

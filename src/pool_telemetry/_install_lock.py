@@ -7,6 +7,7 @@ hang whoever imports them there.
 from __future__ import annotations
 
 import importlib
+import logging  # noqa: F401 - a fork is to take its lock only once it has ours, so its hooks have to come before ours
 import os
 import sys
 import threading

@@ -295,7 +295,7 @@ class Ledger:
                 connection.adopted, connection.returned_at, connection.opened_at = True, None, None
                 connection.is_open = True
                 mark(conn, connection)
-                if not lies_in_pool(connection, conn, queues, or_else=True):
+                if not lies_in_pool(connection, conn, queues):
                     connection.checked_out_at = self._clock()
                     book.take(connection)
 

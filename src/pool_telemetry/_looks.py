@@ -49,10 +49,10 @@ def queues_of(pools: Iterable[PoolRecord], pooled: Callable[[Any], tuple[Any, ..
     return queues
 
 
-def lies_in_pool(connection: ConnectionRecord, conn: Any, queues: Queues, *, or_else: bool) -> bool:
-    """Whether a connection lies in its pool; ``or_else`` where that cannot be seen."""
+def lies_in_pool(connection: ConnectionRecord, conn: Any, queues: Queues) -> bool:
+    """Whether a connection lies in its pool; it is believed to where that cannot be seen."""
     lying = queues.get(connection.pool, _NOTHING)
-    return or_else if lying is None else id(conn) in lying
+    return lying is None or id(conn) in lying
 
 
 def look_at(

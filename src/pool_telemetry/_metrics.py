@@ -43,7 +43,7 @@ class MetricsEmitter:
         self._stand_ins: Instruments | None = None
         self._readings: list[Reading] = []
         self._served: set[str] = set()
-        self._histograms = SampleRecorder(self._wants, ledger.told_peer if settings.peer_address else None)
+        self._sample_recorder = SampleRecorder(self._wants, ledger.told_peer if settings.peer_address else None)
         self._recorders = Recorders(lambda: self._instruments is not None and self._instruments.is_collecting())
         self._is_cut_off = False
         self._reading_fuse = Fuse("the reading of the books", self._fall_silent)
@@ -181,7 +181,7 @@ class MetricsEmitter:
                 tallied.clear()
                 self._tell_if_cut_off()
                 return
-            self._histograms.record(tallied, instruments.histograms)
+            self._sample_recorder.record(tallied, instruments.histograms)
         except Exception:
             self._fuse.blow()
         finally:

@@ -1,6 +1,7 @@
 """Putting ours in the place of functions of classes and modules, and taking it out exactly; the only importer of wrapt.
 
-It is a wrapper of wrapt's, a proxy of wrapt's, or a plain function: the more often the host calls it, the less.
+It is a wrapper of wrapt's, a proxy of wrapt's, or a plain function: the more often the host calls a function, the less
+is put there.
 """
 
 from __future__ import annotations
@@ -122,16 +123,17 @@ def _in_place_of(original: Any, make: Make, show: Callable[[Any, Callable[..., A
 
 def _parameters(function: Any) -> tuple[object, ...]:
     code = function.__code__
-    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    names = code.co_varnames[: code.co_argcount]
     stars = code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
     # By identity: what somebody has for a default may be of any make.
     defaults = [id(each) for each in function.__defaults__ or ()]
-    return names, code.co_posonlyargcount, code.co_kwonlyargcount, stars, defaults, function.__kwdefaults__
+    return names, code.co_posonlyargcount, code.co_kwonlyargcount, stars, defaults
 
 
 def proxied(original: Any, function: Callable[..., Any]) -> Any:
     """A proxy of wrapt's that shows the original and calls the function, in a class with the object first."""
 
+    # A class for each: a __call__ that looked the function up would be a Python call more.
     class Proxy(wrapt.ObjectProxy):  # type: ignore[type-arg]  # as above
         __call__ = staticmethod(function)
 

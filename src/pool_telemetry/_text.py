@@ -40,7 +40,7 @@ def duration(seconds: float, figures: int = 2) -> str:
     return TIE.join(figure_and_unit(seconds, figures))
 
 
-def span(least: float, most: float, figures: int = 2) -> str:
+def from_to(least: float, most: float, figures: int = 2) -> str:
     """From the one to the other duration, with one unit where that is enough."""
     low, high = figure_and_unit(least, figures), figure_and_unit(most, figures)
     if low == high:

@@ -23,10 +23,10 @@ from ._text import (
     count,
     duration,
     figure_and_unit,
+    from_to,
     listed,
     ranked,
     share,
-    span,
 )
 
 # Of a checkout, with its part in the bar: dense is good, holes are bad. Without a connection there is no part.
@@ -189,7 +189,7 @@ def _idle_before(races: Iterable[Durations]) -> str:
     known = [each for each in races if each.count]
     if not known:
         return ""
-    return f" after {span(min(each.minimum for each in known), max(each.maximum for each in known), 3)} idle"
+    return f" after {from_to(min(each.minimum for each in known), max(each.maximum for each in known), 3)} idle"
 
 
 def _typical(found: Durations) -> str:
@@ -208,7 +208,7 @@ def _idle_row(idle: Mapping[str, Durations]) -> Iterator[Row]:
 def _limit_row(ages: Durations | None) -> Iterator[Row]:
     if not ages or not ages.count:
         return
-    seen, ends = f"{ages.count:,}{TIE}seen", span(ages.minimum, ages.maximum, 3)
+    seen, ends = f"{ages.count:,}{TIE}seen", from_to(ages.minimum, ages.maximum, 3)
     if is_one_limit(ages):
         limit = duration(ages.median, 3)
         around = "" if ends == limit else f", {ends}"
@@ -267,7 +267,7 @@ def _wait_row(upstream: UpstreamSnapshot) -> Iterator[Row]:
         several = f", p95 {duration(served.p95)}, longest {duration(served.maximum)}" if served.count > 1 else ""
         parts.append([(_typical(served) + several, "")])
     if failed and failed.count:
-        parts.append([(f"{failed.count:,}{TIE}gave up after {span(failed.minimum, failed.maximum)}", BAD)])
+        parts.append([(f"{failed.count:,}{TIE}gave up after {from_to(failed.minimum, failed.maximum)}", BAD)])
     if parts:
         yield Row("waits", None, listed(parts))
 

@@ -34,6 +34,7 @@ import pool_telemetry
 from misbehaving import Server, ServerProcess
 from pool_telemetry import _forking, _instrument
 from pool_telemetry._watch import MOST_SAMPLES
+from tests import programs
 from tests.live.apart import CHILD_SECONDS, in_child, run_apart
 from tests.live.test_fork import figures, fresh_telemetry, is_dying_shown, pool_of
 from tests.programs import needs_fork
@@ -481,3 +482,35 @@ def test_a_thread_that_is_in_the_child_before_us_does_not_empty_its_books_later(
 @pytest.mark.parametrize("name", FIRSTS)
 def test_a_fork_while_another_thread_does_something_first_leaves_the_child_its_own(name: str) -> None:
     run_apart(fork_while_another_thread_does_it_first, name)
+
+
+def test_a_fork_waits_for_an_install_that_waits_for_the_lock_of_logging() -> None:
+    """In a program that imports us before anything that logs: both register what is to be done at a fork."""
+    out = programs.run(
+        """
+        import pool_telemetry
+
+        import logging, os, threading, time, warnings
+        from pool_telemetry import _install_lock
+
+        warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12 on, of a fork with threads
+
+        inside, through = threading.Event(), []
+
+        def install():
+            inside.set()
+            time.sleep(0.2)  # until the fork is under way
+            logging.getLogger("new")
+            through.append(True)
+
+        thread = threading.Thread(target=_install_lock.run_alone, args=(install,))
+        thread.start()
+        inside.wait()
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if through else 1)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        thread.join()
+        """
+    )
+    assert out.split() == ["0"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -44,3 +45,14 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 def blocks_in(language: str) -> list[Block]:
     """Those of one language, of all pages."""
     return [block for block in BLOCKS if block.language == language]
+
+
+def output_of(page: str) -> list[str]:
+    """The lines of a page's one block of output, without what is another each time."""
+    (block,) = (each for each in blocks_in("text") if each.page == page)
+    return without_figures(block.text)
+
+
+def without_figures(text: str) -> list[str]:
+    """Lines without numbers, months and the width of gaps."""
+    return [" ".join(re.sub(r"\d[\d.]*|(?<=/)[A-Z][a-z]{2}(?=/)", "#", line).split()) for line in text.splitlines()]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import configparser
 import dataclasses
+import os
 import re
 import shlex
 import ssl
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -19,10 +22,12 @@ import trustme
 import yaml
 from opentelemetry.sdk import environment_variables
 
+from misbehaving import Server
 from pool_telemetry import cli
 from pool_telemetry._settings import Settings
 from tests import programs
 from tests.docs.pages import BLOCKS, Block, blocks_in
+from tests.integrations.services import free_port
 
 HOSTS = ("api.example.com", "example.org")
 #: What a page takes for granted in its blocks.
@@ -130,6 +135,45 @@ def test_targets_of_make_that_pages_name_are_there() -> None:
     named = {(str(block), words[-1 if "-C" in words else 1]) for block, words in of("make")}
     assert len(named) > 10
     assert not {(where, target) for where, target in named if target not in known}
+
+
+#: What begins a command that ends by itself. Others serve until they are stopped, install, or are no Python's.
+ENDING = ("pool-telemetry", "python", "opentelemetry-instrument")
+
+
+def scripts() -> Iterator[tuple[str, str]]:
+    """What can be run of each block: where it stands, and the lines."""
+    for block in {block: None for block, words, _ in COMMANDS if words and words[0] in ENDING}:
+        lines = [line for line in block.text.splitlines() if not line.startswith("pip ") and "gunicorn" not in line]
+        if lines and block.page != TUTORIAL:
+            yield str(block), "\n".join(lines)
+
+
+SCRIPTS = dict(scripts())
+
+
+@pytest.mark.parametrize("where", SCRIPTS)
+def test_the_commands_that_a_page_shows_run(where: str, tmp_path: Path) -> None:
+    bin_folder = Path(sys.executable).parent
+    with Server() as server:
+        program = f"import requests\nassert requests.get('{server.url}/ok').text == 'ok'\nprint('it ran')\n"
+        for name in ("app.py", "program.py", "package/__main__.py"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(program)
+        outcome = subprocess.run(
+            ["bash", "-e", "-c", SCRIPTS[where]],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            env=programs.environment(
+                PATH=f"{bin_folder}:{os.environ['PATH']}",
+                OTEL_EXPORTER_OTLP_TIMEOUT="1",  # nobody listens there
+                OTEL_EXPORTER_PROMETHEUS_PORT=str(free_port()),
+            ),
+        )
+    assert outcome.returncode == 0, outcome.stderr
+    assert "it ran" in outcome.stdout
 
 
 RUNS = of("pool-telemetry run")

@@ -25,6 +25,7 @@ import web
 from misbehaving import Server
 from pool_telemetry import _wanted
 from tests import programs
+from tests.docs.pages import output_of, without_figures
 from tests.integrations.otlp import Receiver
 from tests.integrations.services import PATIENCE, Service, exporting, free_port, serving
 from tests.live.wire import last_of, wait_until
@@ -494,6 +495,8 @@ def test_the_example_shows_the_drop_on_the_console_before_the_request_that_paid(
     assert re.match(rf"  {DROPPED} 127.0.0.1:\d+ .*\bfin\b.* the upstream keeps idle connections for 2.0 s$", dropped)
     assert re.match(rf"  {SETUP} 127.0.0.1:\d+ .* replaced$", setup)
     assert '"GET / HTTP/1.1" 200' in paying
+    shown = "\n".join([*lines[:2], dropped, setup, paying])
+    assert output_of("examples/django/README.md") == without_figures(shown)
 
 
 def test_the_example_sends_the_drop_to_a_back_end_where_the_variable_is_set(tmp_path: Path, receiver: Receiver) -> None:

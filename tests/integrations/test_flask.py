@@ -31,6 +31,7 @@ from pool_telemetry import _instrument
 from pool_telemetry._settings import Settings
 from pool_telemetry.flask import PoolTelemetry
 from tests import programs
+from tests.docs.pages import output_of, without_figures
 from tests.integrations.otlp import Receiver
 from tests.integrations.services import PATIENCE, Service, exporting, free_port, serving
 from tests.live.wire import wait_until
@@ -704,6 +705,9 @@ def test_the_example_shows_the_drop_on_the_console(tmp_path: Path) -> None:
         f"{DROPPED} {upstream} # ms {why}",
         f"{SETUP} {upstream} # ms cause: replaced",
     ]
+    shown = output_of("examples/flask/README.md")
+    assert [line for line in shown if line.startswith("HTTP ")] == without_figures("\n".join(told))
+    assert set(shown) <= set(without_figures(said))
     assert "Spans are shown here" in said
     assert "Traceback" not in said
 

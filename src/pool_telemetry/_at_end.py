@@ -5,6 +5,7 @@ Python has not imported already.
 """
 
 import _signal  # type: ignore[import-not-found]  # built in, and so unknown to typeshed
+import _thread
 import os
 import sys
 
@@ -39,6 +40,8 @@ class AtEnd:
         self._plan = plan
         self._tell = tell
         self._is_watched = is_watched
+        #: Threads that are forking -> whether SIGTERM is held back for it.
+        self._forking = {}  # type: dict[int, bool]
         self._begin()
 
     def _begin(self) -> None:
@@ -67,7 +70,27 @@ class AtEnd:
             self._make_folder()
         atexit.register(self._at_exit)
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._begin)
+            os.register_at_fork(
+                before=self._hold_back, after_in_parent=self._let_through, after_in_child=self._begin_in_child
+            )
+
+    # Python forgets the signals that have come to a child before it knows that it is one. Without a handler it would
+    # have died of that SIGTERM, and who has sent it waits for that: multiprocessing's Pool does, for ever.
+
+    def _hold_back(self) -> None:
+        blocked = _signal.pthread_sigmask(_signal.SIG_BLOCK, [])
+        self._forking[_thread.get_ident()] = _signal.SIGTERM not in blocked
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGTERM])
+
+    def _let_through(self) -> None:
+        if self._forking.pop(_thread.get_ident(), False):
+            _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGTERM])
+
+    def _begin_in_child(self) -> None:
+        self._begin()
+        if _signal.SIGTERM in _signal.sigpending() and _signal.getsignal(_signal.SIGTERM) == self._on_sigterm:
+            _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)  # it has nothing to tell yet
+        self._let_through()
 
     def _make_folder(self) -> None:
         try:
@@ -135,7 +158,6 @@ class AtEnd:
         return True
 
     def _come_again(self, seconds: float, is_needed: "Callable[[], bool]") -> None:
-        import _thread
         import time
 
         def again() -> None:

@@ -265,7 +265,8 @@ def test_resets_after_a_steady_idle_time(telemetry: Telemetry) -> None:
         finding = the_only_finding()
     assert finding.name == "resets_after_idle"
     assert finding.evidence["affected"] == 6
-    assert finding.evidence["reused_idle_p99_seconds"] < 0.5 * 0.99 <= finding.evidence["reset_idle_p05_seconds"]
+    # The server counts from its last byte, and a busy machine returns the response some milliseconds after that.
+    assert finding.evidence["reused_idle_p99_seconds"] < 0.5 * 0.9 <= finding.evidence["reset_idle_p05_seconds"]
 
 
 def child_that_uses_its_parents_connection() -> None:

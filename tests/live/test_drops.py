@@ -122,7 +122,7 @@ def test_a_drop_found_by_the_check_is_told_as_the_server_saw_it(telemetry: Telem
     assert metrics.count("urllib3.connection.close_wait.duration") == (drop.state == "close_wait")
     if drop.is_age_known:
         (closed,) = books.idle_closes
-        assert remote_close == pytest.approx(closed.seconds, abs=CLOCKS_AGREE_WITHIN)
+        check_limit(remote_close, closed.seconds, after_last - before_last if drop.tls else 0)
         assert metrics.sum("urllib3.connection.remote_close.duration") == pytest.approx(remote_close)
     else:
         assert remote_close is None
@@ -206,15 +206,25 @@ def test_times_that_a_keepalive_probe_may_have_refreshed_are_left_out(
 def test_a_span_tells_when_the_fin_came_though_a_collection_saw_it_first(telemetry: Telemetry, tls: str | None) -> None:
     telemetry.install()
     with Server(tls=tls) as server, manager(server.ca_file) as http:
+        began = time.monotonic()
         http.request("GET", f"{server.url}/fin/{AFTER}")
+        took = time.monotonic() - began
         wait_for_peer(pooled(http.connection_from_url(server.url))[0].sock)
         assert telemetry.collect().count("urllib3.connection.remote_close.duration") == 1
         http.request("GET", f"{server.url}/ok")
         assert telemetry.collect().count("urllib3.connection.remote_close.duration") == 1
         (told,) = attributes_of(telemetry.named("HTTP connection_dropped"))
-        assert told["remote_close.duration"] == pytest.approx(
-            server.books.idle_closes[0].seconds, abs=CLOCKS_AGREE_WITHIN
-        )
+        check_limit(told["remote_close.duration"], server.books.idle_closes[0].seconds, took if tls else 0)
+
+
+def check_limit(told: float, closed_after: float, late: float) -> None:
+    """What is told of the server's limit, against its own books.
+
+    Args:
+        late: by so much at the most the response was returned after its last byte, from which the server counts: no
+            longer than the whole request took. With TLS that is missing, as only the return is known.
+    """
+    assert closed_after - late - CLOCKS_AGREE_WITHIN <= told <= closed_after + CLOCKS_AGREE_WITHIN
 
 
 @pytest.mark.parametrize("tls", PROTOCOLS)

@@ -438,6 +438,26 @@ while True: pass
     assert told.checkouts == [2, 3]
 
 
+@needs_fork
+def test_a_child_that_is_terminated_as_it_is_forked_dies(stage: Stage) -> None:
+    program = """
+from asks import *
+import signal, time
+ask(2)
+ends = set()
+for _ in range(200):
+    child = os.fork()
+    if not child:
+        time.sleep(600)
+    os.kill(child, signal.SIGTERM)
+    ends.add(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(ends)
+"""
+    told = stage.run("-c", program)
+    assert told.out == b"{-15}\n"
+    assert told.checkouts == [2]
+
+
 def test_a_program_that_ends_before_sigterm_could_be_heeded_dies_of_it(stage: Stage) -> None:
     program = """
 from asks import *

@@ -40,8 +40,8 @@ class AtEnd:
         self._plan = plan
         self._tell = tell
         self._is_watched = is_watched
-        #: Threads that are forking -> whether SIGTERM is held back for it.
-        self._forking = {}  # type: dict[int, bool]
+        #: Threads that are forking -> whether SIGTERM is held back for it, and whether the child will hear handlers.
+        self._forking = {}  # type: dict[int, tuple[bool, bool]]
         self._begin()
 
     def _begin(self) -> None:
@@ -78,18 +78,25 @@ class AtEnd:
     # have died of that SIGTERM, and who has sent it waits for that: multiprocessing's Pool does, for ever.
 
     def _hold_back(self) -> None:
-        blocked = _signal.pthread_sigmask(_signal.SIG_BLOCK, [])
-        self._forking[_thread.get_ident()] = _signal.SIGTERM not in blocked
+        me = _thread.get_ident()
+        is_held_back = _signal.SIGTERM not in _signal.pthread_sigmask(_signal.SIG_BLOCK, [])
+        # In Python 3.13.0 the child of another thread than the main one runs no handler, but in a call that a signal
+        # breaks off. Earlier ones lack that function.
+        is_heard = getattr(_thread, "_get_main_thread_ident", _thread.get_ident)() == me
+        self._forking[me] = is_held_back, is_heard
         _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGTERM])
 
     def _let_through(self) -> None:
-        if self._forking.pop(_thread.get_ident(), False):
+        is_held_back, _ = self._forking.pop(_thread.get_ident(), (False, True))
+        if is_held_back:
             _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGTERM])
 
     def _begin_in_child(self) -> None:
         self._begin()
-        if _signal.SIGTERM in _signal.sigpending() and _signal.getsignal(_signal.SIGTERM) == self._on_sigterm:
-            _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)  # it has nothing to tell yet
+        _, is_heard = self._forking.get(_thread.get_ident(), (False, True))
+        is_to_die = _signal.SIGTERM in _signal.sigpending()  # and has nothing to tell yet
+        if (is_to_die or not is_heard) and _signal.getsignal(_signal.SIGTERM) == self._on_sigterm:
+            _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
         self._let_through()
 
     def _make_folder(self) -> None:

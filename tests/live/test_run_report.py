@@ -458,6 +458,37 @@ print(ends)
     assert told.checkouts == [2]
 
 
+@needs_fork
+def test_a_child_that_another_thread_has_forked_dies_of_sigterm_while_it_computes(stage: Stage) -> None:
+    program = """
+from asks import *
+import signal, threading, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12 on, of a fork with threads
+ask(2)
+
+def fork():
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, b"!")
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            pass
+        os._exit(1)
+    os.read(reader, 1)
+    time.sleep(0.1)
+    os.kill(child, signal.SIGTERM)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+thread = threading.Thread(target=fork)
+thread.start()
+thread.join()
+"""
+    told = stage.run("-c", program)
+    assert told.out == b"-15\n"
+    assert told.checkouts == [2]
+
+
 def test_a_program_that_ends_before_sigterm_could_be_heeded_dies_of_it(stage: Stage) -> None:
     program = """
 from asks import *

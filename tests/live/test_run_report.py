@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -650,8 +651,16 @@ def check_children(stage: Stage, what: str, how: str, own: int, told_by: list[in
     assert (told.code, told.out) == expected[:2]
     if what != "mp_raise":  # whose traceback has the child's name in it, and ours no frame
         assert told.err == expected[2]
-    assert told.checkouts == sorted([own] * bool(own) + told_by)
-    assert told.missing == (silent, 0)
+    expected_checkouts = [own] * bool(own) + told_by
+    if what == "mp_pool" and how == "fork" and sys.version_info >= (3, 13):
+        # What replaces a worker is forked by a thread, and dies there of the Pool's SIGTERM if it is not gone by then.
+        silent, running = told.missing
+        assert running == 0
+        assert len(told.checkouts) + silent == len(expected_checkouts)
+        assert Counter(told.checkouts) <= Counter(expected_checkouts)
+    else:
+        assert told.checkouts == sorted(expected_checkouts)
+        assert told.missing == (silent, 0)
     assert stage.server.books.requests - before == before
     if not silent:
         assert sum(told.checkouts) == before

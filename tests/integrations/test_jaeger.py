@@ -107,7 +107,7 @@ def jaeger() -> Iterator[backend.Jaeger]:
         with backend.running() as running:
             yield running
     except backend.JaegerMissingError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"missing: {error}")
 
 
 Tell = Callable[..., tuple[Told, str]]

@@ -87,7 +87,7 @@ def told() -> Iterator[Run]:
             jaeger.wait_for(app.SERVICE, lambda traces: sum(len(trace["spans"]) for trace in traces) >= SPANS)
             yield Run(done.stdout, done.stderr, dict(LINK.findall(done.stdout)))
     except backend.JaegerMissingError as error:
-        pytest.skip(str(error))
+        pytest.skip(f"missing: {error}")
 
 
 def test_it_tells_of_each_request_what_to_look_at_and_where(told: Run) -> None:

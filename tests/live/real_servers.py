@@ -97,7 +97,7 @@ def start_or_skip(name: str, *, tls: bool, keepalive: int, folder: Path) -> Iter
         except ServerMissing as missing:
             if os.environ.get(REQUIRE) == "1":
                 pytest.fail(f"{missing} ({REQUIRE}=1)", pytrace=False)
-            pytest.skip(str(missing))
+            pytest.skip(f"missing: {missing}")
         yield server
 
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.live.real_servers import REQUIRE
-from tests.programs import environment, once
+from tests.programs import ROOT, environment, once
 from tests.support import NOT_TO_BE_HAD
 
 pytestmark = once
+SKIPS = {
+    "pytest.skip",
+    "pytest.xfail",
+    "pytest.importorskip",
+    *(f"pytest.mark.{each}" for each in ("skip", "skipif", "xfail")),
+}
+SAYS_SO = re.compile(r"""f?['"](missing|\{NOT_TO_BE_HAD\}): """)
 
 TESTS = f"""
 import pytest
@@ -37,6 +47,27 @@ WHOLE_MODULE = """
 import pytest
 pytest.importorskip("a_module_that_is_nowhere")
 """
+
+
+def reasons(path: Path) -> Iterator[tuple[str, str]]:
+    """What each skip and xfail of a module gives as its reason, as it stands there; a bare mark gives none."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in SKIPS:
+            call = calls.get(id(node))
+            if call is None and ".mark." not in ast.unparse(node):
+                continue  # spoken of, as in pytest.skip.Exception
+            given = [each.value for each in call.keywords if each.arg == "reason"] if call else []
+            given += call.args[:1] if call and node.attr == "skip" else []
+            yield f"{path.relative_to(ROOT)}:{node.lineno}", ast.unparse(given[0]) if given else "nothing"
+
+
+def test_each_skip_says_what_is_missing() -> None:
+    found = [each for path in sorted(ROOT.glob("tests/**/*.py")) for each in reasons(path)]
+    assert len(found) >= 53
+    wrong = [(where, said) for where, said in found if not SAYS_SO.match(said)]
+    assert not wrong
 
 
 @pytest.mark.parametrize(

@@ -135,23 +135,24 @@ def free_ports(count: int) -> Iterator[list[int]]:
         yield [sock.getsockname()[1] for sock in held]
 
 
-def otlp_argument() -> str:
+def otlp_argument(program: str) -> str:
     """What has Prometheus take OTLP, before its release 3 and since, if it was built so that it can."""
-    told = subprocess.run([find_program("prometheus"), "--help"], capture_output=True, text=True)
+    told = subprocess.run([program, "--help"], capture_output=True, text=True)
     argument = "web.enable-otlp-receiver"
     return f"--{argument}" if argument in told.stdout + told.stderr else "--enable-feature=otlp-write-receiver"
 
 
 @contextlib.contextmanager
-def running(folder: Path, scrapes: str, *arguments: str) -> Iterator[Prometheus]:
+def running(folder: Path, scrapes: str, *arguments: str, program: str = "") -> Iterator[Prometheus]:
     """Run Prometheus with the files of the example until the block ends.
 
     Args:
         folder: an empty one.
         scrapes: the ``scrape_configs``, instead of those of the example.
         arguments: more of its command line.
+        program: instead of the one that is found.
     """
-    program = find_program("prometheus")
+    program = program or find_program("prometheus")
     for name in ("recording.yml", "alerts.yml"):
         shutil.copy(EXAMPLE / name, folder)
     (folder / "prometheus.yml").write_text(configuration(scrapes), encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 import time
 from collections import Counter
@@ -27,7 +28,6 @@ from tests.integrations.otlp import Receiver
 from tests.integrations.scraping import JOB, Process, Prometheus, Sample, Vector, key_of, wait_until
 from tests.live.wire import CLOCKS_AGREE_WITHIN
 from tests.programs import ROOT
-from tests.support import NOT_TO_BE_HAD
 
 # The first of them waits for the fleet, and for Prometheus to see all of it.
 pytestmark = pytest.mark.timeout(300)
@@ -384,9 +384,11 @@ def check_sent(prometheus: Prometheus, endpoint: str) -> None:
 
 
 def test_what_is_sent_by_otlp_has_the_same_names_and_figures(tmp_path: Path) -> None:
-    with scraping.running(tmp_path, scraping.targets([]), scraping.otlp_argument()) as prometheus:
+    program = os.environ.get("PROMETHEUS_OTLP_BIN") or scraping.find_program("prometheus")
+    argument = scraping.otlp_argument(program)
+    with scraping.running(tmp_path, scraping.targets([]), argument, program=program) as prometheus:
         if not prometheus.takes_otlp():
-            pytest.skip(f"{NOT_TO_BE_HAD}: OTLP in a Prometheus of Debian's; name another one in PROMETHEUS_BIN")
+            pytest.skip("missing: a Prometheus that takes OTLP, in PROMETHEUS_OTLP_BIN (examples/prometheus/build)")
         check_sent(prometheus, prometheus.otlp)
 
 

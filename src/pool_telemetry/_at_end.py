@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 #: All that there is to say where no process had a pool.
 NO_POOLS = "pool_telemetry has seen no connection pool in this program.\n"
 _AGAIN_SECONDS = 0.02
+# Those of threads, before gevent puts greenlets in their place. In Python 3.13.0 the child of another thread than the
+# main one runs no handler, but in a call that a signal breaks off. Earlier ones lack that function.
+_get_ident = _thread.get_ident
+_get_main_ident = getattr(_thread, "_get_main_thread_ident", _get_ident)
 # Seconds from the beginning of a report on, after which SIGTERM no longer waits for its end: nobody reads it, or the
 # file for it is a pipe that nobody opens. Less than the ten after which Docker kills.
 _PATIENCE = 5.0
@@ -70,34 +74,42 @@ class AtEnd:
             self._make_folder()
         atexit.register(self._at_exit)
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(
-                before=self._hold_back, after_in_parent=self._let_through, after_in_child=self._begin_in_child
-            )
+            os.register_at_fork(before=self._hold_back, after_in_child=self._begin_in_child)
+            for _ in range(2):
+                os.register_at_fork(after_in_parent=self._let_through, after_in_child=self._let_through)
 
     # Python forgets the signals that have come to a child before it knows that it is one. Without a handler it would
     # have died of that SIGTERM, and who has sent it waits for that: multiprocessing's Pool does, for ever.
+    #
+    # Other signals are heeded within these functions, and what their handlers raise ends the one that it comes upon,
+    # without a word to the program; or they fork in their turn. So each stands for itself, and the last comes twice.
 
     def _hold_back(self) -> None:
-        me = _thread.get_ident()
+        me = _get_ident()
+        if me in self._forking or _signal.getsignal(_signal.SIGTERM) != self._on_sigterm:
+            return
         is_held_back = _signal.SIGTERM not in _signal.pthread_sigmask(_signal.SIG_BLOCK, [])
-        # In Python 3.13.0 the child of another thread than the main one runs no handler, but in a call that a signal
-        # breaks off. Earlier ones lack that function.
-        is_heard = getattr(_thread, "_get_main_thread_ident", _thread.get_ident)() == me
-        self._forking[me] = is_held_back, is_heard
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGTERM])
-
-    def _let_through(self) -> None:
-        is_held_back, _ = self._forking.pop(_thread.get_ident(), (False, True))
+        self._forking[me] = is_held_back, _get_main_ident() == me
         if is_held_back:
-            _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGTERM])
+            _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGTERM])
 
     def _begin_in_child(self) -> None:
         self._begin()
-        _, is_heard = self._forking.get(_thread.get_ident(), (False, True))
-        is_to_die = _signal.SIGTERM in _signal.sigpending()  # and has nothing to tell yet
-        if (is_to_die or not is_heard) and _signal.getsignal(_signal.SIGTERM) == self._on_sigterm:
+        me = _get_ident()
+        self._forking = {thread: how for thread, how in self._forking.items() if thread == me}
+        if not self._forking:
+            return
+        is_held_back, is_heard = self._forking[me]
+        is_to_die = is_held_back and _signal.SIGTERM in _signal.sigpending()  # and has nothing to tell yet
+        if is_to_die or not is_heard:
             _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
-        self._let_through()
+
+    def _let_through(self) -> None:
+        me = _get_ident()
+        is_held_back, _ = self._forking.get(me, (False, True))
+        if is_held_back:
+            _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGTERM])
+        self._forking.pop(me, None)
 
     def _make_folder(self) -> None:
         try:

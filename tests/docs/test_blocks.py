@@ -168,7 +168,8 @@ def test_the_commands_that_a_page_shows_run(where: str, tmp_path: Path) -> None:
             timeout=100,
             env=programs.environment(
                 PATH=f"{bin_folder}:{os.environ['PATH']}",
-                OTEL_EXPORTER_OTLP_TIMEOUT="1",  # nobody listens there
+                OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}",  # nobody listens there
+                OTEL_EXPORTER_OTLP_TIMEOUT="1",
                 OTEL_EXPORTER_PROMETHEUS_PORT=str(free_port()),
             ),
         )

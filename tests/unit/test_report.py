@@ -83,7 +83,7 @@ def upstream(**changes: Any) -> UpstreamSnapshot:
 
 def snapshot(*upstreams: UpstreamSnapshot, **changes: Any) -> Snapshot:
     taken = "2025-11-23T09:30:12.123456+00:00"
-    return replace(Snapshot(SCHEMA, "0.4.0", "2.5.0", "3.12.4", 4711, taken, 8040.0, True, upstreams), **changes)
+    return replace(Snapshot(SCHEMA, "0.1.0", "2.5.0", "3.12.4", 4711, taken, 8040.0, True, upstreams), **changes)
 
 
 def finding(of: UpstreamSnapshot, severity: Severity, summary: str = "It is bad.", *advice: str) -> Finding:
@@ -142,7 +142,7 @@ REUSED = upstream(
 
 AT_80 = """\
 Connection pools of process 4711, watched for 2.2 h: 2 upstreams, 1 finding
-2025-11-23 09:30:12 UTC · pool_telemetry 0.4.0 · urllib3 2.5.0 · Python 3.12.4
+2025-11-23 09:30:12 UTC · pool_telemetry 0.1.0 · urllib3 2.5.0 · Python 3.12.4
 
 https://api.example.com:443                                 █████████████░░░░░░░
   now        3 open: 1 active, 2 idle, of which 2 in CLOSE_WAIT · pool of 10
@@ -163,7 +163,7 @@ https://cdn.example.com:443     2 idle · pool of 10         ██████�
 """
 AT_120 = """\
 Connection pools of process 4711, watched for 2.2 h: 2 upstreams, 1 finding
-2025-11-23 09:30:12 UTC · pool_telemetry 0.4.0 · urllib3 2.5.0 · Python 3.12.4
+2025-11-23 09:30:12 UTC · pool_telemetry 0.1.0 · urllib3 2.5.0 · Python 3.12.4
 
 https://api.example.com:443     3 open: 1 active, 2 idle, of which 2 in CLOSE_WAIT · pool of 10     █████████████░░░░░░░
   checkouts  400   reused 231 (58 %)   new 12 (3 %)   replaced 157 (39 %)
@@ -180,7 +180,7 @@ https://cdn.example.com:443     2 idle · pool of 10                            
 """
 ALL_IS_WELL_AT_80 = """\
 Connection pools of process 4711, watched for 2.2 h: 1 upstream
-2025-11-23 09:30:12 UTC · pool_telemetry 0.4.0 · urllib3 2.5.0 · Python 3.12.4
+2025-11-23 09:30:12 UTC · pool_telemetry 0.1.0 · urllib3 2.5.0 · Python 3.12.4
 
 https://cdn.example.com:443     2 idle · pool of 10         ████████████████████
   checkouts  12,042   reused 12,040 (> 99 %)   new 2 (< 1 %)

@@ -19,7 +19,7 @@ PROGRAM = 4711
 
 
 def run(*processes: Snapshot, **changes: Any) -> Run:
-    return replace(Run(RUN_SCHEMA, "0.4.0", PROGRAM, "2025-11-23T09:30:12.123+00:00", processes, 0, 0), **changes)
+    return replace(Run(RUN_SCHEMA, "0.1.0", PROGRAM, "2025-11-23T09:30:12.123+00:00", processes, 0, 0), **changes)
 
 
 def process(number: int, *upstreams: UpstreamSnapshot) -> Snapshot:
@@ -43,7 +43,7 @@ def test_of_one_process_it_is_that_ones_page(number: int) -> None:
 
 SEVERAL = """\
 Connection pools of 3 processes: 36,526 checkouts, > 99 % reused, 158 dropped, 9 open, 1 finding
-2025-11-23 09:30:12 UTC · pool_telemetry 0.4.0 · urllib3 2.5.0 · Python 3.12.4
+2025-11-23 09:30:12 UTC · pool_telemetry 0.1.0 · urllib3 2.5.0 · Python 3.12.4
 1 more process had pools and ended without a word: killed, or left by os._exit().
 2 more processes have not ended yet.
 

@@ -125,13 +125,18 @@ def test_a_lost_race_is_told_with_its_reason(telemetry: Telemetry, tls: str | No
 def test_the_caller_gets_what_it_would_get_without_us(
     telemetry: Telemetry, tls: str | None, deed: str, sent: str
 ) -> None:
-    results = []
-    for is_installed in (False, True):
-        if is_installed:
-            telemetry.install()
+    def outcome() -> tuple[object, int, int]:
         with Server(tls=tls) as server, manager(server.ca_file) as http:
-            results.append((race(server, http, deed, sent)[0], server.books.requests, server.books.accepted))
-    assert results[0] == results[1]
+            return race(server, http, deed, sent)[0], server.books.requests, server.books.accepted
+
+    telemetry.install()
+    with_us = outcome()
+    pool_telemetry.uninstall()
+    # It is a race: whether the end is found in sending or in reading is up to the machine, and mostly alike.
+    without_us: list[object] = []
+    while with_us not in without_us:
+        assert len(without_us) < 20, (with_us, without_us)
+        without_us.append(outcome())
 
 
 @pytest.mark.parametrize("tls", PROTOCOLS)

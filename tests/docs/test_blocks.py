@@ -144,7 +144,7 @@ ENDING = ("pool-telemetry", "python", "opentelemetry-instrument")
 def scripts() -> Iterator[tuple[str, str]]:
     """What can be run of each block: where it stands, and the lines."""
     for block in {block: None for block, words, _ in COMMANDS if words and words[0] in ENDING}:
-        lines = [line for line in block.text.splitlines() if not line.startswith("pip ") and "gunicorn" not in line]
+        lines = [line for line in block.text.splitlines() if "pip " not in line and "gunicorn" not in line]
         if lines and block.page != TUTORIAL:
             yield str(block), "\n".join(lines)
 

@@ -46,6 +46,8 @@ class AtEnd:
         self._is_watched = is_watched
         #: Threads that are forking -> whether SIGTERM is held back for it, and whether the child will hear handlers.
         self._forking = {}  # type: dict[int, tuple[bool, bool]]
+        #: SIGTERM, if it was held back for the last fork.
+        self._held_back = set()  # type: set[int]
         self._begin()
 
     def _begin(self) -> None:
@@ -74,23 +76,35 @@ class AtEnd:
             self._make_folder()
         atexit.register(self._at_exit)
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(before=self._hold_back, after_in_child=self._begin_in_child)
-            for _ in range(2):
-                os.register_at_fork(after_in_parent=self._let_through, after_in_child=self._let_through)
+            self._mind_forks()
 
     # Python forgets the signals that have come to a child before it knows that it is one. Without a handler it would
     # have died of that SIGTERM, and who has sent it waits for that: multiprocessing's Pool does, for ever.
     #
     # Other signals are heeded within these functions, and what their handlers raise ends the one that it comes upon,
-    # without a word to the program; or they fork in their turn. So each stands for itself, and the last comes twice.
+    # without a word to the program; or they fork in their turn. So each stands for itself, and the last comes twice,
+    # which also knows of threads that fork at the same time.
+
+    def _mind_forks(self) -> None:
+        # In C alone: where a function in Python begins, handlers have their turn, and what they start would inherit the
+        # mask.
+        bind = type(self.wait)  # type: Callable[..., Callable[..., object]]
+        unblock = bind(bind(_signal.pthread_sigmask, _signal.SIG_UNBLOCK), self._held_back)
+        os.register_at_fork(before=self._hold_back, after_in_parent=unblock, after_in_child=self._begin_in_child)
+        for _ in range(2):
+            os.register_at_fork(after_in_parent=self._let_through, after_in_child=self._let_through)
 
     def _hold_back(self) -> None:
         me = _get_ident()
-        if me in self._forking or _signal.getsignal(_signal.SIGTERM) != self._on_sigterm:
+        if me in self._forking:
+            return
+        self._held_back.clear()
+        if _signal.getsignal(_signal.SIGTERM) != self._on_sigterm:
             return
         is_held_back = _signal.SIGTERM not in _signal.pthread_sigmask(_signal.SIG_BLOCK, [])
         self._forking[me] = is_held_back, _get_main_ident() == me
         if is_held_back:
+            self._held_back.add(_signal.SIGTERM)
             _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGTERM])
 
     def _begin_in_child(self) -> None:

@@ -131,6 +131,24 @@ class TestForks:
         """
         assert tell(program) == "0 0 set()"
 
+    def test_what_a_handler_starts_in_the_midst_has_sigterm_unblocked(self) -> None:
+        program = """
+            import subprocess
+            started = []
+
+            def handle(*_):
+                started.append(subprocess.Popen(["sleep", "60"]))
+
+            signal.signal(SIGUSR1, handle)
+            os.register_at_fork(before=comes(SIGUSR1))
+            wait()
+            print(fork(), blocked(), end=" ")
+            for process in started:
+                process.terminate()
+                print(process.wait(10), end=" ")
+        """
+        assert tell(program) == "0 set() -15"
+
     def test_a_child_dies_of_a_sigterm_that_comes_in_the_midst(self) -> None:
         program = """
             os.register_at_fork(after_in_child=comes(SIGTERM))
@@ -147,6 +165,16 @@ class TestForks:
             print(fork(lambda: signal.getsignal(SIGTERM) == signal.SIG_DFL or blocked() != {SIGTERM}), blocked())
         """
         assert tell(program) == "0 {<Signals.SIGTERM: 15>}"
+
+    def test_a_mask_of_the_programs_own_is_left_also_where_it_comes_after_a_fork(self) -> None:
+        program = """
+            wait()
+            print(fork(), end=" ")
+            signal.signal(SIGTERM, lambda *_: None)
+            signal.pthread_sigmask(SIG_BLOCK, [SIGTERM])
+            print(fork(lambda: blocked() != {SIGTERM}), blocked())
+        """
+        assert tell(program) == "0 0 {<Signals.SIGTERM: 15>}"
 
     def test_a_handler_of_the_programs_own_gets_it_as_ever(self) -> None:
         program = """

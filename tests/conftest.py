@@ -26,7 +26,7 @@ def demand(report: Any) -> None:
     """Make a failure of a skip where everything is demanded, unless what is missing is not to be had."""
     if report.skipped and os.environ.get(REQUIRE) == "1" and not tests.bare_platform.IS_BARE:
         reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
-        if NOT_TO_BE_HAD not in reason:
+        if not reason.startswith(f"Skipped: {NOT_TO_BE_HAD}: "):
             report.outcome, report.longrepr = "failed", f"{reason} ({REQUIRE}=1)"
 
 

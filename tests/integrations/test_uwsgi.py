@@ -96,7 +96,7 @@ def uwsgi(
             ["--py-call-osafterfork"],
             marks=pytest.mark.skipif(
                 sys.version_info >= (3, 13),
-                reason=f"{NOT_TO_BE_HAD}: with it the workers of uWSGI 2.0.30 hang on Python 3.13, whatever they serve",
+                reason=f"{NOT_TO_BE_HAD}: workers of uWSGI 2.0.30 and 2.0.31 that do not hang with it on Python 3.13",
             ),
         ),
         ["--py-call-uwsgi-fork-hooks", "--threads", "2"],

@@ -13,8 +13,7 @@ import hypothesis
 import pytest
 
 import pool_telemetry
-from tests.live.real_servers import REQUIRE
-from tests.support import NOT_TO_BE_HAD, Telemetry
+from tests.support import NOT_TO_BE_HAD, REQUIRE, Telemetry
 from tests.touched import TOUCHED, contents
 
 # How long an example takes says something of the machine and its other tenants, and nothing of what is tested.

@@ -18,6 +18,8 @@ from pool_telemetry import _instrument
 
 #: Begins the reason of a skip that no machine could spare: the version under test lacks it.
 NOT_TO_BE_HAD = "not to be had"
+#: The variable by which every other skip is a failure.
+REQUIRE = "POOL_TELEMETRY_TEST_REQUIRE_SERVERS"
 Point = Any  # a NumberDataPoint or HistogramDataPoint of the SDK
 
 

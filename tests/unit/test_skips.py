@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.real_servers import REQUIRE
 from tests.programs import ROOT, environment, once
-from tests.support import NOT_TO_BE_HAD
+from tests.support import NOT_TO_BE_HAD, REQUIRE
 
 pytestmark = once
 SKIPS = {
